@@ -3,6 +3,11 @@
 //! Data flows one way: sources → triage → policy → plan → actuate → store. The core is pure and
 //! synchronous; effects live at the edges. See ARCHITECTURE.md.
 
+pub mod config;
 pub mod edge;
+pub mod engine;
 pub mod format;
 pub mod model;
+pub mod plan;
+pub mod policy;
+pub mod triage;
