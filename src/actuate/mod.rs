@@ -1,7 +1,15 @@
 //! The only code that changes a device. Never decides.
 
 pub mod block;
-//ST pub mod spare_table;
+pub mod spare_header;
+mod spare_load;
+pub mod spare_table;
+#[cfg(test)]
+mod test_disk;
+pub mod verify;
 
 pub use block::{Access, DirectDevice};
-//ST pub use spare_table::SpareTable;
+pub use spare_header::{BadCopy, FormatError, FoundHeader, NoHeader, format_spare, read_header, wipe_headers, write_headers};
+pub use spare_load::{DamagedBlock, SlotProblem};
+pub use spare_table::{CommitError, NotWritten, OpenError, SpareTable};
+pub use verify::{VerifyError, verify_extent};
