@@ -40,7 +40,8 @@ impl Access {
 
 /// An open block device, or a file that stands for one.
 ///
-/// The buffer is allocated once, when the device is opened: no I/O needs memory.
+/// The buffer is allocated once, when the device is opened: no I/O needs memory. One request runs at a time; a second thread
+/// opens the device again.
 #[derive(Debug)]
 pub struct DirectDevice {
     fd: OwnedFd,
