@@ -7,3 +7,4 @@ pub mod actuate;
 pub mod edge;
 pub mod format;
 pub mod model;
+pub mod sources;
