@@ -24,7 +24,7 @@ pub(crate) fn args(guest: &Guest) -> Result<&'static [&'static str]> {
         return Ok(TCG);
     }
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    let verdict = guest.folder().join(format!("kvm-{}", boot.trim()));
+    let verdict = guest.cache().join(format!("kvm-{}", boot.trim()));
     if !verdict.exists() {
         eprintln!("rig: trying whether KVM works here");
         let works = boots_under(KVM, guest)?;

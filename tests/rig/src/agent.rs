@@ -87,9 +87,7 @@ impl Agent {
 
     /// Runs a bash script in the guest for at most `patience`.
     pub(crate) fn run(&mut self, script: &str, patience: Duration) -> Result<Output> {
-        self.last_id += 1;
-        let request = format!("run {} {} {}\n", self.last_id, patience.as_secs(), BASE64.encode(script));
-        self.stream.write_all(request.as_bytes()).context("the guest is gone")?;
+        self.send(script, patience)?;
         let deadline = Instant::now() + patience + GRACE;
         loop {
             let line = self.line(deadline).with_context(|| format!("running in the guest: {script}"))?;
@@ -100,6 +98,17 @@ impl Agent {
             };
             return parse(answer).with_context(|| format!("the agent answered {answer:?}"));
         }
+    }
+
+    /// Starts a script that ends the agent too.
+    pub(crate) fn post(&mut self, script: &str) -> Result<()> {
+        self.send(script, GRACE)
+    }
+
+    fn send(&mut self, script: &str, patience: Duration) -> Result<()> {
+        self.last_id += 1;
+        let request = format!("run {} {} {}\n", self.last_id, patience.as_secs(), BASE64.encode(script));
+        self.stream.write_all(request.as_bytes()).context("the guest is gone")
     }
 
     fn line(&self, deadline: Instant) -> Result<String> {

@@ -56,11 +56,11 @@ impl Disk {
 
     /// Its name in the guest, whatever other disks there are.
     #[must_use]
-    pub fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         let name = &self.name;
         match self.bus {
             Bus::Nvme => format!("/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_{name}"),
-            Bus::Scsi => format!("/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_{name}"),
+            Bus::Scsi => format!("/dev/disk/by-id/wwn-0x{:016x}", self.wwn()),
             Bus::Ata => format!("/dev/disk/by-id/ata-QEMU_HARDDISK_{name}"),
             Bus::Virtio => format!("/dev/disk/by-id/virtio-{name}"),
         }
@@ -89,20 +89,15 @@ impl Disk {
         let (name, wwn) = (&self.name, self.wwn());
         let blocks = format!("logical_block_size={0},physical_block_size={1}", self.block_size, 4096);
         let report = "werror=report,rerror=report";
-        let devices = match self.bus {
-            Bus::Nvme => vec![
-                format!("nvme,id=nvme-{name},serial={name}"),
-                format!("nvme-ns,drive={name},bus=nvme-{name},nsid=1,eui64={wwn},{blocks}"),
-            ],
-            Bus::Scsi => vec![format!("scsi-hd,drive={name},bus=scsi.0,serial={name},wwn={wwn},{report},{blocks}")],
+        let device = match self.bus {
+            Bus::Nvme => format!("nvme,drive={name},serial={name},{blocks}"),
+            Bus::Scsi => format!("scsi-hd,drive={name},bus=scsi.0,serial={name},wwn={wwn},{report},{blocks}"),
             // AHCI disks have sectors of 512 bytes, always.
-            Bus::Ata => vec![format!("ide-hd,drive={name},bus=ahci.{{port}},serial={name},wwn={wwn},{report}")],
-            Bus::Virtio => vec![format!("virtio-blk-pci,drive={name},serial={name},{report},{blocks}")],
+            Bus::Ata => format!("ide-hd,drive={name},bus=ahci.{{port}},serial={name},wwn={wwn},{report}"),
+            Bus::Virtio => format!("virtio-blk-pci,drive={name},serial={name},{report},{blocks}"),
         };
         let mut args = nbd_blockdev(name, socket);
-        for device in devices {
-            args.extend(["-device".into(), device]);
-        }
+        args.extend(["-device".into(), device]);
         args
     }
 }

@@ -1,4 +1,4 @@
-//! The root file system and kernels that `setup.sh` made.
+//! The root file system and kernels that `make-guest.sh` made.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,12 +26,12 @@ impl Guest {
     /// # Errors
     /// If `setup.sh` has not been run.
     pub fn find() -> Result<Self> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("setup.sh");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("make-guest.sh");
         let answer = Command::new(&script).arg("where").output().with_context(|| format!("{}", script.display()))?;
         ensure!(answer.status.success(), "{} where: {}", script.display(), String::from_utf8_lossy(&answer.stderr));
         let folder = PathBuf::from(String::from_utf8(answer.stdout)?.trim());
         if !folder.join("root.img").exists() {
-            bail!("there is no guest yet: run {}", script.display());
+            bail!("there is no guest yet: run tests/rig/setup.sh");
         }
         Ok(Self { folder })
     }
@@ -42,10 +42,9 @@ impl Guest {
         self.folder.join("root.img")
     }
 
-    /// A folder that outlives runs.
-    #[must_use]
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    /// A folder that outlives runs, and is shared with other guests.
+    pub(crate) fn cache(&self) -> &Path {
+        self.folder.parent().unwrap_or(&self.folder)
     }
 
     /// The kernel of the Debian release.
@@ -88,7 +87,7 @@ impl Kernel {
     /// What QEMU boots.
     #[must_use]
     pub fn image(&self) -> PathBuf {
-        self.folder.join("vmlinuz")
+        self.folder.join("kernel")
     }
 
     /// The initial root file system.

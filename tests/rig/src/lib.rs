@@ -10,7 +10,7 @@
 //!
 //! let mut vm = Vm::new().disk(Disk::new("main", Bus::Nvme, 64)).boot()?;
 //! vm.sim("main").inject(Fault::unreadable(800..808));
-//! let dd = vm.run("dd if=/dev/disk/by-id/nvme-rig_main of=/dev/null bs=4k iflag=direct")?;
+//! let dd = vm.run(&format!("dd if={} of=/dev/null bs=4k iflag=direct", vm.path("main")))?;
 //! assert_ne!(dd.status, 0);
 //! # anyhow::Ok(())
 //! ```

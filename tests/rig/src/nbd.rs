@@ -313,3 +313,5 @@ fn protocol(what: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, format!("the client sent {what}"))
 }
 
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,8 @@ use crate::nbd::Server;
 
 /// A guest that does not boot within this time hangs.
 const BOOT: Duration = Duration::from_secs(180);
+/// Waits for all units and all disks.
+const UP: &str = "systemctl is-system-running --wait; udevadm settle";
 /// What a command may take when nothing else is said.
 const COMMAND: Duration = Duration::from_secs(60);
 
@@ -68,7 +70,7 @@ impl VmBuilder {
         Self { console, ..self }
     }
 
-    /// Boots the guest and waits until systemd has started everything.
+    /// Boots the guest and waits until systemd has started everything and udev has seen all disks.
     ///
     /// # Errors
     /// If it does not come up.
@@ -174,12 +176,22 @@ impl Vm {
         found.unwrap_or_else(|| panic!("no disk {name}")).1.disk().lock()
     }
 
+    /// The path in the guest of the disk called `name`: a link that stays right whatever other disks there are.
+    ///
+    /// # Panics
+    /// If there is no such disk.
+    #[must_use]
+    pub fn path(&self, name: &str) -> String {
+        let found = self.config.disks.iter().find(|disk| disk.name == name);
+        found.unwrap_or_else(|| panic!("no disk {name}")).path()
+    }
+
     /// Reboots the guest in the regular way and waits until it is up again.
     ///
     /// # Errors
     /// If it does not come back.
     pub fn reboot(&mut self) -> Result<()> {
-        self.run("systemctl --no-block reboot")?;
+        self.running.as_mut().context("the guest is not running")?.agent.post("systemctl reboot")?;
         self.wait_boot()
     }
 
@@ -227,7 +239,7 @@ impl Vm {
 
     fn wait_boot(&mut self) -> Result<()> {
         let agent = &mut self.running.as_mut().context("the guest is not running")?.agent;
-        let up = agent.wait_hello(BOOT).and_then(|_| agent.run("systemctl is-system-running --wait", BOOT));
+        let up = agent.wait_hello(BOOT).and_then(|_| agent.run(UP, BOOT));
         up.with_context(|| format!("the guest does not boot; its console:\n{}", self.console_tail(40)))?;
         Ok(())
     }
