@@ -121,6 +121,16 @@ pub trait Target: Send {
     fn secret(&self, secret: &Secret) -> Result<(), TargetFault>;
     /// Stops new I/O to a range.
     fn fence(&self, extent: Extent, ms: u64) -> Result<FenceId, TargetFault>;
+    /// Waits until no I/O is under way in a fence's range. Fails when the fence has ended before that.
+    fn await_drained(&self, fence: FenceId) -> Result<(), TargetFault> {
+        loop {
+            match self.fences()?.iter().find(|known| known.id == fence).map(|known| known.state) {
+                Some(FenceState::Draining) => std::thread::sleep(std::time::Duration::from_millis(2)),
+                Some(_) => return Ok(()),
+                None => return Err(TargetFault::FenceGone("its bound passed while I/O was still under way".into())),
+            }
+        }
+    }
     /// Makes a drained fence last until an outcome; its bound starts anew.
     fn seal(&self, fence: FenceId) -> Result<(), TargetFault>;
     /// Ends a fence and lets I/O through.

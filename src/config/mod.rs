@@ -24,6 +24,10 @@ pub struct Settings {
     pub lease_ms: u64,
     /// Time between SMART readings, minutes, 1 to 10080.
     pub smart_minutes: u64,
+    /// What the daemon logs: error, warn, info, debug, trace, or a filter of the `tracing` crate.
+    pub log: String,
+    /// Loop devices can be members, recognised by their file. For trials and tests only: a file can be copied or replaced.
+    pub loop_members: bool,
 }
 
 impl Default for Settings {
@@ -37,6 +41,8 @@ impl Default for Settings {
             closed_ms: 90_000,
             lease_ms: 5_000,
             smart_minutes: 30,
+            log: "info".into(),
+            loop_members: false,
         }
     }
 }

@@ -59,6 +59,8 @@ pub enum Outcome {
         /// Sectors marked lost.
         lost: Vec<Sector>,
     },
+    /// The spare extent did not take the content: another one is needed.
+    SpareFailed(String),
     /// The fence is sealed.
     Sealed,
     /// The record is durable.

@@ -124,6 +124,15 @@ pub enum Effect {
         /// The remap.
         remap: Remap,
     },
+    /// A spare extent failed: never use it again.
+    MarkBad {
+        /// The set.
+        set: SetId,
+        /// The spare.
+        spare: u16,
+        /// The extent.
+        extent: Extent,
+    },
     /// Held writes in the range belong on their remap already: try them again.
     Retry {
         /// The set.

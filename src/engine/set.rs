@@ -2,6 +2,7 @@
 
 use super::case::{Case, CaseId, Outcome, Stage, Step};
 use super::{Effect, Event};
+use crate::edge::FenceId;
 use crate::model::{
     Action, Decision, Entry, ErrorClass, Extent, Fault, Member, Millis, Op, Remap, RemapFlags, Sector, Sectors, SetDescription,
     SetId, What,
@@ -337,6 +338,9 @@ impl SetState {
     fn on_done(&mut self, now: Millis, id: CaseId, outcome: Outcome, policy: &Policy) -> Vec<Effect> {
         let set = self.id();
         let Some(mut case) = self.cases.remove(&id) else { return Vec::new() };
+        if let (Outcome::SpareFailed(reason), Some(failed), Some(fence)) = (&outcome, case.remap, case.fence) {
+            return self.on_spare_failed(now, case, failed, fence, reason.clone());
+        }
         let step = match next_step(&mut case, outcome, now) {
             Next::Step(step) => step,
             Next::Wait => {
@@ -347,6 +351,25 @@ impl SetState {
         };
         self.cases.insert(id, case);
         vec![Effect::Step { set, case: id, step }]
+    }
+
+    /// The spare extent is bad: go on with another one under the same fence, or give up.
+    fn on_spare_failed(&mut self, now: Millis, mut case: Case, failed: Remap, fence: FenceId, reason: String) -> Vec<Effect> {
+        let (set, id) = (self.id(), case.id);
+        let extent =
+            Extent::new(failed.at, spare_len(failed.main.len(), self.desc.block())).expect("it was taken from the reserve");
+        case.remap = self.take_spare(failed.main);
+        let step = match case.remap {
+            Some(remap) => Step::Salvage { fence, remap },
+            None => {
+                case.stage = Stage::Releasing;
+                case.failure = Some(format!("{reason}; no other verified spare space is left"));
+                Step::GiveUp { extent: failed.main, fence: Some(fence) }
+            }
+        };
+        self.cases.insert(id, case);
+        let alert = self.alert(now, format!("a verified spare extent failed and is never used again: {reason}"));
+        vec![Effect::MarkBad { set, spare: failed.spare, extent }, Effect::Record(alert), Effect::Step { set, case: id, step }]
     }
 
     /// A case is over: remember and record.
@@ -518,7 +541,7 @@ enum Next {
 /// The path of a case: which step follows which outcome.
 fn next_step(case: &mut Case, outcome: Outcome, now: Millis) -> Next {
     let extent = case.fault.extent;
-    let mut give_up = |case: &mut Case, reason: String| {
+    let give_up = |case: &mut Case, reason: String| {
         case.failure = Some(reason);
         case.stage = Stage::Releasing;
         Next::Step(Step::GiveUp { extent, fence: case.fence })

@@ -1,0 +1,75 @@
+# make demo      watch a bad disk heal in a guest
+# make test      every check, as CI runs them
+# make shell     the demo's guest, with a prompt
+# make build     daemon and kernel module for this machine
+# make install   put what was built in place (as root; DESTDIR and PREFIX are honoured)
+# make clean
+
+PREFIX  ?= /usr
+DESTDIR ?=
+# The kernel that the module is built and installed for.
+KVER    ?= $(shell uname -r)
+KDIR    ?= /lib/modules/$(KVER)/build
+
+out     := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+stage   := $(out)/stage
+module  := $(out)/kmod/$(KVER)
+rig     := $(CURDIR)/tests/rig
+release := $(out)/release
+
+# The guest's kernels; known only after "setup".
+guest    = $(shell $(rig)/make-guest.sh where)
+
+export RIG_PAYLOAD := $(stage)
+
+.PHONY: demo test shell build daemon module install stage setup toolchain clean
+.DEFAULT_GOAL := build
+
+demo: stage
+	$(release)/rig demo
+
+shell: stage
+	$(release)/rig shell
+
+test:
+	$(CURDIR)/tests/run
+
+build: daemon module
+
+daemon: toolchain
+	cargo build --release --locked
+
+# Built in a copy, so that one tree serves any number of kernels. W=1 is passed on where it is set.
+module:
+	mkdir -p $(module)
+	cp -a -u kmod/. $(module)/
+	$(MAKE) -C $(module) KDIR=$(KDIR) $(if $(W),W=$(W))
+
+# Installs what there is of some patterns.
+put = $(if $(wildcard $2),install -D -m 644 -t $(DESTDIR)$1 $(wildcard $2))
+
+install:
+	install -D -m 755 $(release)/remap-guardian $(DESTDIR)$(PREFIX)/sbin/remap-guardian
+	install -D -m 644 -t $(DESTDIR)/lib/modules/$(KVER)/updates $(module)/dm_remap_v4_real.ko
+	$(call put,/lib/systemd/system,systemd/*.service systemd/*.target systemd/*.socket)
+	$(call put,/lib/udev/rules.d,systemd/*.rules)
+	$(call put,$(PREFIX)/lib/remap-guardian/policies,policies/*.toml)
+	$(if $(DESTDIR),,depmod $(KVER) && systemctl daemon-reload && udevadm control --reload)
+
+# The product as "make install" leaves it, for every kernel of the guest.
+stage: setup toolchain
+	cargo build --release -p remap-guardian -p rig
+	rm -rf $(stage)
+	set -e; for version in $$(ls $(guest)/kernels); do \
+		$(MAKE) --no-print-directory module install DESTDIR=$(stage) \
+			KVER=$$version KDIR=$(guest)/kernels/$$version/build; \
+	done
+
+setup:
+	$(rig)/setup.sh
+
+toolchain:
+	@tests/check-toolchain
+
+clean:
+	rm -rf $(out)
