@@ -16,7 +16,10 @@ fn read(vm: &mut Vm, disk: &str, sector: u64) -> Result<Output> {
 
 fn write(vm: &mut Vm, disk: &str, sector: u64, options: &str) -> Result<Output> {
     let path = vm.path(disk);
-    vm.run(&format!("dd if=/dev/urandom of={path} bs=4096 seek={} count=1 oflag=direct conv=nocreat{options} status=none", sector / 8))
+    vm.run(&format!(
+        "dd if=/dev/urandom of={path} bs=4096 seek={} count=1 oflag=direct conv=nocreat{options} status=none",
+        sector / 8
+    ))
 }
 
 /// One guest serves all of this, for a boot costs more than the rest.
