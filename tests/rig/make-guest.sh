@@ -45,7 +45,11 @@ guest_sources() {
 }
 
 # Parts of the kernel packages that no guest here uses: three quarters of their size.
-unused_modules=(sound net/wireless net/bluetooth drivers/{gpu,media,net,infiniband,iio,staging,usb,hid,input,isdn,bluetooth,hwmon,mmc,mtd,platform,thunderbolt,video,firewire,edac,comedi})
+unused_modules=(
+	sound net/wireless net/bluetooth net/netfilter arch/x86/kvm
+	drivers/{bluetooth,comedi,edac,firewire,gpu,hid,hwmon,i2c,iio,infiniband,input,isdn,media,mfd,mmc,mtd,net,platform}
+	drivers/{powercap,staging,thunderbolt,usb,vfio,vhost,video,watchdog}
+)
 
 make_root() { # <folder> <sources file>
 	local root=$1 sources=$2 options=() module proxy

@@ -11,7 +11,7 @@ pub enum Bus {
     Nvme,
     /// SCSI, all disks on one virtio-scsi controller.
     Scsi,
-    /// SATA, on one AHCI controller.
+    /// SATA, on the machine's AHCI controller, which has six ports.
     Ata,
     /// virtio-blk.
     Virtio,
@@ -93,7 +93,7 @@ impl Disk {
             Bus::Nvme => format!("nvme,drive={name},serial={name},{blocks}"),
             Bus::Scsi => format!("scsi-hd,drive={name},bus=scsi.0,serial={name},wwn={wwn},{report},{blocks}"),
             // AHCI disks have sectors of 512 bytes, always.
-            Bus::Ata => format!("ide-hd,drive={name},bus=ahci.{{port}},serial={name},wwn={wwn},{report}"),
+            Bus::Ata => format!("ide-hd,drive={name},bus=ide.{{port}},serial={name},wwn={wwn},{report}"),
             Bus::Virtio => format!("virtio-blk-pci,drive={name},serial={name},{report},{blocks}"),
         };
         let mut args = nbd_blockdev(name, socket);

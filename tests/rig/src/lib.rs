@@ -20,6 +20,7 @@ mod agent;
 mod disk;
 mod guest;
 pub mod nbd;
+pub mod scenario;
 mod vm;
 
 pub use agent::Output;

@@ -31,7 +31,7 @@ const COMMAND: Duration = Duration::from_secs(60);
 pub enum Console {
     /// Into a file, shown when something fails.
     Log,
-    /// To the terminal, with a login prompt.
+    /// To the terminal.
     Terminal,
 }
 
@@ -263,7 +263,7 @@ impl Vm {
             None => self.guest.default_kernel()?,
         };
         let path = |name: &str| self.run.path(name).display().to_string();
-        let mut append = "root=LABEL=rig-root rw console=ttyS0 mitigations=off nokaslr panic=-1".to_owned();
+        let mut append = "root=LABEL=rig-root rw console=ttyS0 mitigations=off panic=-1 quiet systemd.getty_auto=no".to_owned();
         // Guests do not outlive this process, however it ends.
         let mut qemu = Command::new("setpriv");
         qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-M", "q35"]);
@@ -271,13 +271,12 @@ impl Vm {
         qemu.args(accel::args(&self.guest)?);
         match self.config.console {
             Console::Log => {
-                append += " quiet systemd.show_status=false systemd.getty_auto=no";
+                append += " systemd.show_status=false";
                 qemu.args(["-chardev", &format!("file,id=console,path={},append=on", path("console.log"))]);
                 let log = File::options().create(true).append(true).open(path("console.log"))?;
                 qemu.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
             }
             Console::Terminal => {
-                append += " quiet";
                 qemu.args(["-chardev", "stdio,id=console,mux=on,signal=off"]);
             }
         }
@@ -293,7 +292,7 @@ impl Vm {
             qemu.args(["-blockdev", &format!("driver=file,node-name=payload,filename={tar},read-only=on")]);
             qemu.args(["-device", "virtio-blk-pci,drive=payload,serial=payload"]);
         }
-        qemu.args(["-device", "virtio-scsi-pci,id=scsi", "-device", "ahci,id=ahci"]);
+        qemu.args(["-device", "virtio-scsi-pci,id=scsi"]);
         let mut ports = 0..;
         for disk in &self.config.disks {
             let port = if disk.bus == Bus::Ata { ports.next() } else { None };

@@ -1,0 +1,32 @@
+//! The main promise on each kernel of the guest, on NVMe and on SCSI. Needs what `make stage` leaves, in the folder
+//! that RIG_PAYLOAD names.
+
+use std::env;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use rig::scenario::{Scenario, Set};
+use rig::{Bus, Guest};
+
+fn payload() -> Result<PathBuf> {
+    env::var_os("RIG_PAYLOAD").map(PathBuf::from).context("RIG_PAYLOAD is not set: run “make test”")
+}
+
+/// Kernels and buses in pairs, so that a guest is not booted for each combination.
+#[test]
+fn a_bad_disk_heals_on_every_kernel() -> Result<()> {
+    for kernel in Guest::find()?.kernels()? {
+        println!("\n--- Linux {}", kernel.version);
+        let sets = vec![Set { name: "nvmedata", bus: Bus::Nvme }, Set { name: "scsidata", bus: Bus::Scsi }];
+        Scenario::boot(sets, Some(&kernel.version), &payload()?)?.run()?;
+    }
+    Ok(())
+}
+
+/// What was acknowledged and flushed before a power cut is there after it, cured sectors and lost ones included.
+#[test]
+fn cures_survive_power_cuts() -> Result<()> {
+    let set = Set { name: "data", bus: Bus::Nvme };
+    let mut scenario = Scenario::boot(vec![set], None, &payload()?)?;
+    scenario.run_with_power_cuts(3)
+}
