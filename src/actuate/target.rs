@@ -166,6 +166,12 @@ fn status_of(dm: &DM, uuid: &DmUuid) -> Result<TargetStatus, TargetFault> {
     }
 }
 
+/// The counters of a set's device, without owning it.
+pub fn peek(set: SetId) -> Result<TargetStatus, TargetFault> {
+    let uuid = DmUuidBuf::new(text::dm_uuid(set)).map_err(|error| TargetFault::Other(error.to_string()))?;
+    status_of(&context()?, &uuid)
+}
+
 impl Target for DmTarget {
     fn status(&self) -> Result<TargetStatus, TargetFault> {
         status_of(&self.dm, &self.uuid)
