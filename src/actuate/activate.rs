@@ -208,8 +208,8 @@ pub fn open(name: &SetName) -> Result<(), ActivateError> {
         suspended.map_err(step("suspending", name))?;
     }
     // Whatever happens now, the device must not stay suspended: nobody else would resume it.
-    let resumed = resume(&uuid, DmUdevFlags::empty()).or_else(|_| resume(&uuid, DmUdevFlags::empty()));
-    resumed.map_err(step("opening", name))?;
+    let resumed = resume(&uuid, DmUdevFlags::empty());
+    resumed.or_else(|error| resume_without_cookie(&uuid).then_some(()).ok_or(error)).map_err(step("opening", name))?;
     let info = dm.device_info(&DevId::Uuid(&uuid)).map_err(step("looking at", name))?;
     if let Some(active) = Active::of(&info) {
         ensure_node(&active);
@@ -277,6 +277,17 @@ fn resume(uuid: &DmUuidBuf, flags: DmUdevFlags) -> DmResult<()> {
     let own = uuid.clone();
     let done = bounded("resume", move |dm| dm.device_suspend(&DevId::Uuid(&own), options).map(drop));
     settle(uuid, done, |info| info.is_ok_and(|info| !info.flags().contains(DmFlags::DM_SUSPEND)))
+}
+
+/// The crate cannot resume without a cookie while udev runs, and a cookie cannot be made when the system's semaphores
+/// are used up. dmsetup can. udev then hears of it by a plain event, which our rules understand.
+fn resume_without_cookie(uuid: &DmUuidBuf) -> bool {
+    let device = uuid.to_string();
+    let run = |program| Command::new(program).args(["resume", "--noudevsync", "-u", &device]).stdin(Stdio::null()).output();
+    let output = run("dmsetup").or_else(|_| run("/sbin/dmsetup"));
+    let resumed = output.is_ok_and(|output| output.status.success());
+    tracing::warn!(device, resumed, "the device had to be resumed by dmsetup");
+    resumed
 }
 
 fn remove_uuid(uuid: &DmUuidBuf) -> DmResult<()> {
