@@ -81,16 +81,16 @@ drained() {
 
 cleanup() {
 	dmsetup remove --retry r 2>/dev/null || dmsetup remove --force r 2>/dev/null || true
-	for d in x m s; do
-		dmsetup remove --retry $d 2>/dev/null || true
-	done
+	delpart /dev/loop0 1 2>/dev/null || true
 	for d in 0 1; do
 		losetup -d /dev/loop$d 2>/dev/null || true
+	done
+	for d in x m s; do
+		dmsetup remove --retry $d 2>/dev/null || true
 	done
 }
 
 case_create_and_table() {
-	t="0 $LEN dm-remap-v4 1:0 1:1 8 managed small_spare reserve 8 16 hold 700 spare"
 	dmsetup create r --table "0 $LEN dm-remap-v4 /dev/ram0 /dev/ram1 9 managed small_spare reserve 8 16 hold 700 spare /dev/ram2"
 	want "0 $LEN dm-remap-v4 1:0 1:1 9 managed small_spare reserve 8 16 hold 700 spare 1:2" dmsetup table r
 	t=$(dmsetup table r)
@@ -718,6 +718,58 @@ case_drain_under_load() {
 		as unfence "$fence"
 	done
 	wait $w || die "torture: $(cat /tmp/w)"
+}
+
+case_partition_write_error() {
+	# Re-issued pieces must not be moved by the partition's start twice.
+	bad_main
+	losetup -P --direct-io=on /dev/loop0 /dev/mapper/m
+	addpart /dev/loop0 1 2048 40000
+	dmsetup create r --table "0 40000 dm-remap-v4 /dev/loop0p1 $SPARE 1 managed"
+	own
+	as lease 30000
+	want ok $io write $MAIN 0 8000 9
+	$io write $R 5901 200 5 >/tmp/w & w=$!
+	until_true '[ $(field 10) = 8 ]'
+	# A loop device has physical blocks of 512 bytes.
+	msg errors 0 | grep -q "e 1 held write main 5952 5952 1"
+	msg errors 0 | grep -q "e 8 held write main 5959 5959 1"
+	fenced 5952 8 5000
+	as add_remap 5952 96 8 0 fence="$fence" >/dev/null
+	wait $w || die "write: $(cat /tmp/w)"
+	want ok $io check $R 5901 200 5
+	want ok $io check $MAIN 7949 51 5 5901
+	want ok $io check $MAIN 8008 141 5 5960
+	want ok $io check $SPARE 96 8 5 5952
+	want ok $io check $MAIN 5800 2149 9
+}
+
+case_big_blocks() {
+	truncate -s 16M /tmp/main /tmp/spare
+	losetup -b 4096 /dev/loop0 /tmp/main
+	losetup -b 4096 /dev/loop1 /tmp/spare
+	if dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 $SPARE 1 managed" 2>/dev/null; then
+		die "blocks of two sizes"
+	fi
+	dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 /dev/loop1 3 managed closed 20000"
+	own
+	for bad in "1001 800 8" "1000 801 8" "1000 800 7"; do
+		if as "add_remap $bad" 2>/dev/null; then die "accepted: $bad"; fi
+	done
+	as secret $KEY
+	as add_remap 1000 800 24 0 marked >/dev/null
+	want ok $io write /dev/loop1 800 24 2
+	want ok $io mark /dev/loop1 808 1008 $KEY 4096
+	as ready 1 "$(msg dump 0 | head -1 | cut -d' ' -f3)"
+	want 4096 blockdev --getss $R
+	want ok $io check $R 1000 8 2 800
+	want ENODATA $io read $R 1008 8
+	want ok $io check $R 1016 8 2 816
+	want ok $io write $R 1008 8 3
+	want ok $io check $R 1008 8 3
+	want ok $io write $R 960 128 4
+	want ok $io check /dev/loop1 800 24 4 1000
+	want "Invalid argument" $io read $R 1001 1
 }
 
 # Members that take their time, so that I/O is in flight when things change
