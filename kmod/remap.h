@@ -6,7 +6,7 @@
  * and options. A remap_device belongs to the mapped device and outlives table
  * reloads: the remaps, the fences, what is held, the ring, the owner.
  *
- * Locks, outermost first:
+ * Locks, outermost first (device.c has one more around them, for its list):
  *   ctl        (mutex)    one changing message at a time; every table change
  *   live_lock  (mutex)    live_ti, only for raising events
  *   lock       (spinlock) fences, waiting and held I/O, lease, deadlines

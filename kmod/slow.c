@@ -8,6 +8,8 @@
  */
 #include <linux/bvec.h>
 
+#define DM_MSG_PREFIX "remap-v4"
+
 #include "remap.h"
 
 /* What became of one step. */
@@ -48,6 +50,10 @@ void remap_narrow(struct remap_io *io, blk_status_t why)
 	io->narrow = true;
 	io->first = why;
 	io->deadline = jiffies + msecs_to_jiffies(io->rt->hold_ms);
+	if (READ_ONCE(remap_debug))
+		DMINFO("narrowing write %llu+%llu, status %u",
+		       (u64)io->iter.bi_sector, iter_len(&io->iter),
+		       (__force u8)why);
 }
 
 void remap_io_complete(struct remap_io *io, blk_status_t status)
