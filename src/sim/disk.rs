@@ -94,7 +94,7 @@ impl SimDisk {
     pub fn with_block_size(mut self, bytes: u32) -> Self {
         assert!(matches!(bytes, 512 | 4096), "logical block of {bytes} bytes");
         self.block = u64::from(bytes) / SECTOR as u64;
-        assert!(self.sectors % self.block == 0, "size is no multiple of {bytes} bytes");
+        assert!(self.sectors.is_multiple_of(self.block), "size is no multiple of {bytes} bytes");
         self
     }
 
@@ -280,7 +280,7 @@ impl SimDisk {
     }
 
     fn check(&self, sector: u64, bytes: usize) -> Result<Range<u64>, DiskError> {
-        if bytes % SECTOR != 0 {
+        if !bytes.is_multiple_of(SECTOR) {
             return Err(DiskError { kind: ErrorKind::Misaligned, sector });
         }
         self.check_sectors(sector, (bytes / SECTOR) as u64)
@@ -291,7 +291,7 @@ impl SimDisk {
         match end {
             _ if self.gone => Err(ErrorKind::Gone),
             None => Err(ErrorKind::OutOfRange),
-            Some(end) if sector % self.block != 0 || end % self.block != 0 => Err(ErrorKind::Misaligned),
+            Some(end) if !sector.is_multiple_of(self.block) || end % self.block != 0 => Err(ErrorKind::Misaligned),
             Some(end) => Ok(sector..end),
         }
         .map_err(|kind| DiskError { kind, sector })

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The state that belongs to the mapped device: found by it, adopted by each new
+ * table, gone with the last one.
+ */
+#include <linux/random.h>
+#include <linux/slab.h>
+
+#include "remap.h"
+
+static LIST_HEAD(remap_devices);
+static DEFINE_MUTEX(remap_devices_lock);
+
+/* ctl, or nobody else is left */
+struct remap_table *remap_table_of(struct remap_device *rd)
+{
+	return rcu_dereference_protected(rd->table, true);
+}
+
+/* ctl held */
+void remap_publish(struct remap_device *rd, struct remap_table *t)
+{
+	struct remap_table *old = remap_table_of(rd);
+
+	rcu_assign_pointer(rd->table, t);
+	kvfree_rcu(old, rcu);
+}
+
+/* Tell device-mapper's listeners; any context, since the work takes mutexes. */
+void remap_event(struct remap_device *rd)
+{
+	queue_work(remap_ctl_wq, &rd->event);
+}
+
+static void event_work(struct work_struct *work)
+{
+	struct remap_device *rd = container_of(work, struct remap_device, event);
+
+	mutex_lock(&rd->live_lock);
+	if (rd->live_ti)
+		dm_table_event(rd->live_ti->table);
+	mutex_unlock(&rd->live_lock);
+}
+
+/* Look at all bounds now, and then again at the next one. */
+void remap_bounds_arm(struct remap_device *rd)
+{
+	mod_delayed_work(remap_ctl_wq, &rd->bounds, 0);
+}
+
+static bool closed_bound(struct remap_device *rd, unsigned long *next)
+{
+	if (rd->state != STATE_CLOSED)
+		return false;
+	if (time_before(jiffies, rd->closed_until)) {
+		if (time_before(rd->closed_until, *next))
+			*next = rd->closed_until;
+		return false;
+	}
+	WRITE_ONCE(rd->state, STATE_EXPIRED);
+	remap_kick(rd);
+	return true;
+}
+
+static void bounds_work(struct work_struct *work)
+{
+	struct remap_device *rd = container_of(to_delayed_work(work),
+					       struct remap_device, bounds);
+	unsigned long never = jiffies + MAX_JIFFY_OFFSET / 2, next = never;
+	bool acted;
+
+	spin_lock_irq(&rd->lock);
+	acted = closed_bound(rd, &next);
+	acted |= remap_fence_bounds(rd, &next);
+	acted |= remap_hold_bounds(rd, &next);
+	spin_unlock_irq(&rd->lock);
+
+	if (acted)
+		remap_event(rd);
+	if (next != never) {
+		unsigned long now = jiffies;
+
+		/* Not mod_: somebody who armed us meanwhile wants it sooner. */
+		queue_delayed_work(remap_ctl_wq, &rd->bounds,
+				   time_after(next, now) ? next - now : 0);
+	}
+}
+
+static void device_free(struct remap_device *rd)
+{
+	if (rd->slow_wq)
+		destroy_workqueue(rd->slow_wq);
+	cancel_work_sync(&rd->drain);
+	cancel_delayed_work_sync(&rd->bounds);
+	cancel_work_sync(&rd->event);
+	remap_fence_free_all(rd);
+	mempool_exit(&rd->bounce);
+	mempool_exit(&rd->pieces);
+	bioset_exit(&rd->bios);
+	kvfree(rd->ring.r);
+	free_percpu(rd->pcpu);
+	kvfree(remap_table_of(rd));
+	mutex_destroy(&rd->ctl);
+	mutex_destroy(&rd->live_lock);
+	kfree_sensitive(rd);
+}
+
+static int device_pools(struct remap_device *rd)
+{
+	int r = bioset_init(&rd->bios, REMAP_SLOW_ACTIVE, 0, 0);
+
+	if (!r)
+		r = mempool_init_kmalloc_pool(&rd->pieces, REMAP_SLOW_ACTIVE,
+					      sizeof(struct remap_piece));
+	/* One buffer is enough to get on: each worker wants only one at a time. */
+	if (!r && rd->managed)
+		r = mempool_init_page_pool(&rd->bounce, 1, REMAP_BOUNCE_ORDER);
+	return r;
+}
+
+static struct remap_device *device_new(struct remap_target *rt,
+				       struct mapped_device *md)
+{
+	struct remap_device *rd = kzalloc(sizeof(*rd), GFP_KERNEL);
+	struct remap_table *t;
+
+	if (!rd)
+		return NULL;
+	rd->md = md;
+	rd->managed = rt->managed;
+	rd->instance = get_random_u64();
+	INIT_LIST_HEAD(&rd->targets);
+	INIT_LIST_HEAD(&rd->fences);
+	INIT_LIST_HEAD(&rd->waiting);
+	INIT_LIST_HEAD(&rd->held);
+	mutex_init(&rd->ctl);
+	mutex_init(&rd->live_lock);
+	spin_lock_init(&rd->lock);
+	INIT_WORK(&rd->drain, remap_drain_work);
+	INIT_WORK(&rd->event, event_work);
+	INIT_DELAYED_WORK(&rd->bounds, bounds_work);
+
+	rd->pcpu = alloc_percpu(struct remap_percpu);
+	rd->slow_wq = alloc_workqueue("dm_remap_slow", WQ_MEM_RECLAIM | WQ_UNBOUND,
+				      REMAP_SLOW_ACTIVE);
+	if (!rd->pcpu || !rd->slow_wq || device_pools(rd) ||
+	    remap_ring_init(&rd->ring) || remap_table_empty(&t)) {
+		device_free(rd);
+		return NULL;
+	}
+	RCU_INIT_POINTER(rd->table, t);
+	if (rt->closed_ms) {
+		rd->state = STATE_CLOSED;
+		rd->gated = true;
+		rd->closed_until = jiffies + msecs_to_jiffies(rt->closed_ms);
+		remap_bounds_arm(rd);
+	}
+	return rd;
+}
+
+static struct remap_device *device_find(struct mapped_device *md)
+{
+	struct remap_device *rd;
+
+	list_for_each_entry(rd, &remap_devices, list)
+		if (rd->md == md)
+			return rd;
+	return NULL;
+}
+
+static bool same_members(const struct remap_target *a, const struct remap_target *b)
+{
+	unsigned int i;
+
+	if (a->main->bdev->bd_dev != b->main->bdev->bd_dev ||
+	    a->limits.spares != b->limits.spares)
+		return false;
+	for (i = 0; i < a->limits.spares; i++)
+		if (a->spare[i]->bdev->bd_dev != b->spare[i]->bdev->bd_dev ||
+		    a->limits.spare_len[i] != b->limits.spare_len[i])
+			return false;
+	return true;
+}
+
+static bool same_shape(const struct remap_target *a, const struct remap_target *b)
+{
+	return a->ti->begin == b->ti->begin && a->ti->len == b->ti->len &&
+	       a->limits.head == b->limits.head &&
+	       a->limits.tail == b->limits.tail &&
+	       a->limits.align == b->limits.align && same_members(a, b);
+}
+
+/* Would this table orphan a remap, or change hands behind the owner's back? */
+static int may_join(struct remap_device *rd, struct remap_target *rt)
+{
+	bool bound = rd->managed || remap_table_of(rd)->count;
+	struct remap_target *o;
+
+	lockdep_assert_held(&rd->ctl);
+	if (rd->managed != rt->managed) {
+		rt->ti->error = "A reload cannot change managed";
+		return -EBUSY;
+	}
+	list_for_each_entry(o, &rd->targets, list) {
+		if (o == rt)
+			continue;
+		if (o->ti->table == rt->ti->table) {
+			rt->ti->error = "Only one dm-remap-v4 target in a table";
+			return -EINVAL;
+		}
+		if (bound && !same_shape(o, rt)) {
+			rt->ti->error = "Table would orphan remaps";
+			return -EBUSY;
+		}
+	}
+	return 0;
+}
+
+/* ctl held: is a table of another shape loaded beside this one? */
+bool remap_device_contested(struct remap_target *rt)
+{
+	struct remap_target *o;
+
+	lockdep_assert_held(&rt->rd->ctl);
+	list_for_each_entry(o, &rt->rd->targets, list)
+		if (o != rt && !same_shape(o, rt))
+			return true;
+	return false;
+}
+
+/* Asked once more before a table goes live. */
+int remap_device_compatible(struct remap_target *rt)
+{
+	int r;
+
+	mutex_lock(&rt->rd->ctl);
+	r = may_join(rt->rd, rt);
+	mutex_unlock(&rt->rd->ctl);
+	return r;
+}
+
+int remap_device_adopt(struct remap_target *rt)
+{
+	struct mapped_device *md = dm_table_get_md(rt->ti->table);
+	struct remap_device *rd;
+	bool is_new;
+	int r = 0;
+
+	mutex_lock(&remap_devices_lock);
+	rd = device_find(md);
+	is_new = !rd;
+	if (is_new) {
+		rd = device_new(rt, md);
+		if (!rd) {
+			rt->ti->error = "Out of memory";
+			r = -ENOMEM;
+			goto out;
+		}
+		list_add(&rd->list, &remap_devices);
+	}
+	mutex_lock(&rd->ctl);
+	if (!is_new)
+		r = may_join(rd, rt);
+	if (!r) {
+		rt->rd = rd;
+		list_add(&rt->list, &rd->targets);
+	}
+	mutex_unlock(&rd->ctl);
+out:
+	mutex_unlock(&remap_devices_lock);
+	return r;
+}
+
+void remap_device_leave(struct remap_target *rt)
+{
+	struct remap_device *rd = rt->rd;
+	bool last;
+
+	if (!rd)
+		return;
+	mutex_lock(&rd->live_lock);
+	if (rd->live_ti == rt->ti)
+		rd->live_ti = NULL;
+	mutex_unlock(&rd->live_lock);
+	remap_abandon(rt);
+
+	mutex_lock(&remap_devices_lock);
+	mutex_lock(&rd->ctl);
+	list_del(&rt->list);
+	last = list_empty(&rd->targets);
+	mutex_unlock(&rd->ctl);
+	if (last)
+		list_del(&rd->list);
+	mutex_unlock(&remap_devices_lock);
+	if (last)
+		device_free(rd);
+}

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Replies: what the reference prints, and the daemon's lists. */
+#include <linux/ktime.h>
+#include <linux/slab.h>
+
+#include "remap.h"
+
+#define TEXT_SIZE 2048
+#define LINE_ROOM 128
+#define LOOKUPS 64
+
+static void sum_counts(struct remap_device *rd, struct remap_counts *c)
+{
+	int cpu;
+
+	memset(c, 0, sizeof(*c));
+	for_each_possible_cpu(cpu) {
+		const struct remap_percpu *p = per_cpu_ptr(rd->pcpu, cpu);
+
+		c->reads += p->reads;
+		c->writes += p->writes;
+		c->hits += p->hits;
+		c->misses += p->misses;
+	}
+	c->errors = atomic64_read(&rd->errors);
+}
+
+static unsigned int help_text(struct remap_target *rt, char *result,
+			      unsigned int maxlen)
+{
+	unsigned int sz = 0;
+
+	DMEMIT("Available commands:\n"
+	       "  help              - This message\n"
+	       "  status            - Device configuration\n"
+	       "  stats             - I/O statistics\n"
+	       "  health            - Health metrics\n"
+	       "  add_remap         - add_remap <main_sector> <spare_sector> <length>\n"
+	       "  remove_remap      - remove_remap <main_sector>\n"
+	       "  clear_all         - Remove all remaps (WARNING: destructive)\n"
+	       "  errors            - errors <since>\n"
+	       "  fences            - Fences in force\n"
+	       "  dump              - dump <from_main_sector>\n");
+	if (rt->managed)
+		DMEMIT("  own               - own <instance> <token>\n"
+		       "  as                - as <instance> <token> <message>\n"
+		       "  lease             - lease <ms>\n"
+		       "  secret            - secret <key>\n"
+		       "  load              - load <main>:<spare>:<len>:<index>:<flags>[,...]\n"
+		       "  ready             - ready <count> <checksum>\n"
+		       "  fence             - fence <start> <len> <ms>\n"
+		       "  seal              - seal <id>\n"
+		       "  unfence           - unfence <id>\n"
+		       "  retry             - retry <start> <len>\n"
+		       "  release           - release <start> <len>\n");
+	return sz;
+}
+
+static unsigned int status_text(struct remap_target *rt, char *result,
+				unsigned int maxlen)
+{
+	unsigned int sz = 0, i;
+
+	DMEMIT("Device status:\n"
+	       "  Main device: /dev/%pg (sectors: %llu)\n",
+	       rt->main->bdev, bdev_nr_sectors(rt->main->bdev));
+	for (i = 0; i < rt->limits.spares; i++)
+		DMEMIT("  Spare device: /dev/%pg (sectors: %llu)\n",
+		       rt->spare[i]->bdev, rt->limits.spare_len[i]);
+	DMEMIT("  Remaps active: %llu\n", remap_table_of(rt->rd)->count);
+	return sz;
+}
+
+/* Average over some lookups made now, so that I/O need not carry a clock. */
+static u64 lookup_us(struct remap_device *rd)
+{
+	const struct remap_table *t = remap_table_of(rd);
+	u64 start = ktime_get_ns(), next, i;
+
+	for (i = 0; i < LOOKUPS; i++)
+		remap_table_find(t, t->count ? t->e[i * t->count / LOOKUPS].main : i,
+				 &next);
+	return div_u64(ktime_get_ns() - start, LOOKUPS * NSEC_PER_USEC);
+}
+
+static unsigned int stats_text(struct remap_target *rt, char *result,
+			       unsigned int maxlen, struct remap_counts *now)
+{
+	const struct remap_counts *base = &rt->rd->base;
+	unsigned int sz = 0;
+
+	sum_counts(rt->rd, now);
+	DMEMIT("I/O Statistics:\n"
+	       "  Read operations:     %llu\n"
+	       "  Write operations:    %llu\n"
+	       "  Remap hits:         %llu\n"
+	       "  Remap misses:       %llu\n"
+	       "  I/O errors:         %llu\n"
+	       "  Average lookup time: %llu μs\n",
+	       now->reads - base->reads, now->writes - base->writes,
+	       now->hits - base->hits, now->misses - base->misses,
+	       now->errors - base->errors, lookup_us(rt->rd));
+	return sz;
+}
+
+/*
+ * 100, less 5 for each error of the last hour, less 10 if errors came in a row.
+ * An hour without errors brings the whole score back.
+ */
+static unsigned int health_text(struct remap_target *rt, char *result,
+				unsigned int maxlen)
+{
+	struct remap_device *rd = rt->rd;
+	unsigned int sz = 0, lost, streak, score, permille = 0;
+	unsigned int recent;
+	struct remap_counts c;
+	u64 last;
+
+	recent = remap_ring_recent(&rd->ring, &last);
+	streak = READ_ONCE(rd->max_streak);
+	lost = 5 * recent + (recent && streak > 1 ? 10 : 0);
+	score = lost > 100 ? 0 : 100 - lost;
+	sum_counts(rd, &c);
+	if (c.reads + c.writes)
+		permille = min_t(u64, 1000, div64_u64(1000 * (u64)recent,
+						      c.reads + c.writes));
+	DMEMIT("Health Status:\n"
+	       "  Health score: %u/100\n"
+	       "  Error rate (last min): %u.%u%%\n"
+	       "  Max consecutive errors: %u\n",
+	       score, permille / 10, permille % 10, streak);
+	if (last)
+		DMEMIT("  Last error: %llu seconds ago\n",
+		       div_u64(ktime_get_ns() - last, NSEC_PER_SEC));
+	else
+		DMEMIT("  Last error: never\n");
+	DMEMIT("  Trend: %s\n", score < 70 ? "CRITICAL" :
+				score < 85 ? "WARNING" : "STABLE");
+	return sz;
+}
+
+static void log_lines(char *text)
+{
+	const char *prefix = REMAP_LOG;
+	char *line;
+
+	while ((line = strsep(&text, "\n"))) {
+		if (*line)
+			pr_info("%s%s\n", prefix, line);
+		prefix = "";
+	}
+}
+
+/* help, status, stats, health. ctl held; -ENOMSG for anything else. */
+int remap_reply_known(struct remap_target *rt, const char *what, char *result,
+		      unsigned int maxlen)
+{
+	struct remap_counts now;
+	bool stats = !strcmp(what, "stats");
+	unsigned int len, sz = 0;
+	char *text;
+
+	if (!stats && strcmp(what, "help") && strcmp(what, "status") &&
+	    strcmp(what, "health"))
+		return -ENOMSG;
+	text = kmalloc(TEXT_SIZE, GFP_KERNEL);
+	if (!text)
+		return -ENOMEM;
+	if (stats)
+		len = stats_text(rt, text, TEXT_SIZE, &now);
+	else if (!strcmp(what, "help"))
+		len = help_text(rt, text, TEXT_SIZE);
+	else if (!strcmp(what, "status"))
+		len = status_text(rt, text, TEXT_SIZE);
+	else
+		len = health_text(rt, text, TEXT_SIZE);
+
+	DMEMIT(REMAP_LOG "%s", text);
+	/* A reply that does not fit is asked for again: then it counts. */
+	if (strlen(REMAP_LOG) + len + 1 < maxlen) {
+		if (stats)
+			rt->rd->base = now;
+		if (!rt->managed)
+			log_lines(text);
+	}
+	kfree(text);
+	return 1;
+}
+
+/* A page of the live table. ctl held. */
+void remap_reply_dump(struct remap_device *rd, u64 from, char *result,
+		      unsigned int maxlen)
+{
+	const struct remap_table *t = remap_table_of(rd);
+	unsigned int sz = 0;
+	u64 i;
+
+	DMEMIT("dump %llu %016llx\n", t->count, t->checksum);
+	for (i = remap_table_from(t, from); i < t->count; i++) {
+		const struct remap_entry *e = &t->e[i];
+
+		if (e->main < from)
+			continue;
+		if (maxlen - sz < 2 * LINE_ROOM) {
+			DMEMIT("next %llu\n", e->main);
+			return;
+		}
+		DMEMIT("remap %llu %llu %u %u %u\n", e->main, e->spare, e->len,
+		       e->index, e->flags);
+	}
+	DMEMIT("end\n");
+}
+
+void remap_reply_fences(struct remap_device *rd, char *result,
+			unsigned int maxlen)
+{
+	static const char *const states[] = {
+		"draining", "drained", "sealed", "failed",
+	};
+	struct remap_fence *f;
+	unsigned int sz = 0;
+
+	spin_lock_irq(&rd->lock);
+	list_for_each_entry(f, &rd->fences, list) {
+		unsigned long now = jiffies;
+		unsigned int left = f->state != FENCE_FAILED &&
+			time_before(now, f->until) ?
+			jiffies_to_msecs(f->until - now) : 0;
+
+		DMEMIT("fence %u %llu %llu %s %u\n", f->id, f->start,
+		       f->end - f->start, states[f->state], left);
+	}
+	spin_unlock_irq(&rd->lock);
+	DMEMIT("end\n");
+}
+
+/* What `dmsetup status` shows. */
+void remap_status_line(struct remap_target *rt, char *result,
+		       unsigned int maxlen)
+{
+	static const char *const states[] = { "ACTIVE", "CLOSED", "EXPIRED" };
+	struct remap_device *rd = rt->rd;
+	unsigned int sz = 0;
+	u64 count, next;
+
+	rcu_read_lock();
+	count = rcu_dereference(rd->table)->count;
+	rcu_read_unlock();
+	spin_lock_irq(&rd->ring.lock);
+	next = rd->ring.next;
+	spin_unlock_irq(&rd->ring.lock);
+	spin_lock_irq(&rd->lock);
+	DMEMIT("%llu %lld %s %u %016llx %llu %u %u", count,
+	       (long long)atomic64_read(&rd->errors), states[rd->state],
+	       REMAP_PROTOCOL, rd->instance, next, rd->held_pieces,
+	       rd->nr_fences);
+	spin_unlock_irq(&rd->lock);
+}

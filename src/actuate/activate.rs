@@ -1,0 +1,346 @@
+//! Making and removing the mapped device of a set.
+//!
+//! A device is born *closed*: I/O waits in the target and udev is told to leave the device alone (flag 0 of the
+//! subsystem in the cookie, see `systemd/56-remap-guardian.rules`). [`open`] takes that back by a resume whose cookie
+//! carries clear flags; a plain change event would make `55-dm.rules` import the old flags from udev's database.
+//!
+//! Resume and remove wait for udev to have worked through its rules, as every device-mapper tool does, so that
+//! `/dev/mapper/<name>` is there when they return. That wait has no bound of its own; here it gets one.
+//! None of this belongs on the thread that cures errors: it execs, allocates and waits for others.
+
+use super::target::{dm_text, errno};
+use super::target_text::{self as text, BadTable, Bounds, TARGET_TYPE, UUID_PREFIX};
+use crate::model::{SetDescription, SetId, SetName};
+use devicemapper::{DM, DevId, DeviceInfo, DmError, DmFlags, DmName, DmOptions, DmResult, DmUdevFlags, DmUuidBuf};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// How long udev may take to work through its rules for one of our devices. The device itself is ready before.
+const UDEV_WAIT: Duration = Duration::from_secs(30);
+
+/// `DM_SUBSYSTEM_UDEV_FLAG0`: ours to give a meaning to. Here: the device is closed.
+const CLOSED: u32 = 0x0100;
+
+const EBUSY: i32 = 16;
+const ENXIO: i32 = 6;
+
+/// The kernel module of the target.
+const MODULE: &str = "dm_remap_v4_real";
+
+/// Why a device could not be made, opened or removed, with what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ActivateError {
+    /// No device-mapper at all.
+    #[error("device-mapper cannot be used: {0}; is the kernel module dm_mod there, and are we root?")]
+    NoDeviceMapper(String),
+    /// The target's module is not there.
+    #[error(
+        "the kernel module {MODULE} is not installed for kernel {kernel}: {why}. Install the package remap-guardian-dkms \
+         and the headers of this kernel, or run “make -C kmod install”, then try again"
+    )]
+    NoTarget {
+        /// Running kernel.
+        kernel: String,
+        /// What modprobe said.
+        why: String,
+    },
+    /// The description and the devices do not fit.
+    #[error(transparent)]
+    Table(#[from] BadTable),
+    /// A device-mapper call failed.
+    #[error("{step} of {device}: {why}")]
+    Step {
+        /// What was tried.
+        step: &'static str,
+        /// The device.
+        device: String,
+        /// What the kernel said.
+        why: String,
+    },
+    /// The name or the set is taken.
+    #[error("a device-mapper device named {0}, or of this set under another name, exists already (see “dmsetup ls”)")]
+    Exists(String),
+    /// Somebody uses the device.
+    #[error("{0} is in use: unmount it first (“lsblk /dev/mapper/{0}” shows by what)")]
+    InUse(String),
+}
+
+/// A mapped device of ours that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Active {
+    /// Its name.
+    pub name: String,
+    /// The set, if its UUID is well-formed.
+    pub set: Option<SetId>,
+    /// Major and minor number.
+    pub devno: (u32, u32),
+    /// It is suspended: somebody died in the middle of [`open`]. [`open`] mends it.
+    pub suspended: bool,
+    /// A table is live. Without one somebody died in the middle of [`create_closed`]; [`remove`] it.
+    pub has_table: bool,
+    /// How many have it open.
+    pub open_count: i32,
+}
+
+impl Active {
+    fn of(info: &DeviceInfo) -> Option<Active> {
+        let set = info.uuid()?.to_string();
+        let set = set.strip_prefix(UUID_PREFIX)?;
+        Some(Active {
+            name: info.name()?.to_string(),
+            set: uuid::Uuid::try_parse(set).ok().map(SetId),
+            devno: (info.device().major, info.device().minor),
+            suspended: info.flags().contains(DmFlags::DM_SUSPEND),
+            has_table: info.flags().contains(DmFlags::DM_ACTIVE_PRESENT),
+            open_count: info.open_count(),
+        })
+    }
+}
+
+fn step(step: &'static str, device: impl ToString) -> impl FnOnce(DmError) -> ActivateError {
+    let device = device.to_string();
+    move |error| ActivateError::Step { step, device, why: dm_text(&error) }
+}
+
+fn context() -> Result<DM, ActivateError> {
+    DM::new().map_err(|error| ActivateError::NoDeviceMapper(dm_text(&error)))
+}
+
+fn has_target(dm: &DM) -> Result<bool, ActivateError> {
+    let versions = dm.list_versions().map_err(step("listing the targets", "device-mapper"))?;
+    Ok(versions.iter().any(|(name, ..)| name == TARGET_TYPE))
+}
+
+/// Loads a module; the answer is what modprobe said.
+fn modprobe(module: &str) -> String {
+    let run = |program| {
+        Command::new(program).args(["--", module]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output()
+    };
+    // PATH need not hold sbin.
+    match run("modprobe").or_else(|_| run("/sbin/modprobe")) {
+        Ok(output) if output.status.success() => format!("modprobe {module} succeeded, but the target is not there"),
+        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        Err(error) => format!("modprobe cannot be run: {error}"),
+    }
+}
+
+/// Makes sure that the kernel knows the target, loading its module if needed.
+pub fn ensure_target() -> Result<(), ActivateError> {
+    let dm = context().or_else(|_| {
+        modprobe("dm_mod");
+        context()
+    })?;
+    if has_target(&dm)? {
+        return Ok(());
+    }
+    let why = modprobe(MODULE);
+    if has_target(&dm)? {
+        return Ok(());
+    }
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
+    Err(ActivateError::NoTarget { kernel, why })
+}
+
+/// Makes the device of a set, closed: I/O to it waits until `Target::ready`, or fails after `bounds.closed_ms`.
+///
+/// `main` and `spares` are major and minor numbers, spares in the set's order. What was half done is removed again.
+pub fn create_closed(
+    set: &SetDescription,
+    main: (u32, u32),
+    spares: &[(u32, u32)],
+    bounds: Bounds,
+) -> Result<Active, ActivateError> {
+    let params = text::table_params(set, main, spares, bounds)?;
+    ensure_target()?;
+    let dm = context()?;
+    let device = set.name.as_str();
+    let name = DmName::new(device).map_err(step("naming", device))?;
+    let uuid = DmUuidBuf::new(text::dm_uuid(set.id)).map_err(step("naming", device))?;
+    dm.device_create(name, Some(&uuid), DmOptions::default()).map_err(|error| match errno(&error) {
+        Some(EBUSY) => ActivateError::Exists(device.into()),
+        _ => step("creating", device)(error),
+    })?;
+    let made = start_closed(&dm, &uuid, device, set.main.sectors.0, params);
+    if made.is_err() {
+        if let Err(error) = remove_uuid(&uuid) {
+            tracing::warn!(device, "a half-made device stays behind: {}", dm_text(&error));
+        }
+    }
+    made
+}
+
+fn start_closed(dm: &DM, uuid: &DmUuidBuf, device: &str, sectors: u64, params: String) -> Result<Active, ActivateError> {
+    let table = [(0, sectors, TARGET_TYPE.to_owned(), params)];
+    dm.table_load(&DevId::Uuid(uuid), &table, DmOptions::default()).map_err(|error| {
+        // The target explains itself in the kernel log only.
+        let why = format!("{} (the kernel log says why)", dm_text(&error));
+        ActivateError::Step { step: "loading the table", device: device.into(), why }
+    })?;
+    let flags = DmUdevFlags::from_bits_retain(CLOSED);
+    resume(uuid, flags).map_err(step("starting", device))?;
+    let info = dm.device_info(&DevId::Uuid(uuid)).map_err(step("looking at", device))?;
+    let gone = || ActivateError::Step { step: "looking at", device: device.into(), why: "it has gone".into() };
+    let active = Active::of(&info).ok_or_else(gone)?;
+    ensure_node(&active);
+    Ok(active)
+}
+
+/// Tells udev, and through it systemd, that the device can be used. To be called after `Target::ready`.
+///
+/// Calling it again does no harm, and mends a device that was left suspended.
+pub fn open(name: &SetName) -> Result<(), ActivateError> {
+    let dm = context()?;
+    let name = DmName::new(name.as_str()).map_err(step("naming", name))?;
+    let info = dm.device_info(&DevId::Name(name)).map_err(step("looking at", name))?;
+    let uuid = info.uuid().filter(|uuid| uuid.to_string().starts_with(UUID_PREFIX));
+    let uuid = uuid.ok_or_else(|| step("opening", name)(not_ours()))?.to_owned();
+    if !info.flags().contains(DmFlags::DM_SUSPEND) {
+        // No flush and no freeze: I/O that is under way stays under way, the file system notices nothing.
+        let flags = DmFlags::DM_SUSPEND | DmFlags::DM_NOFLUSH | DmFlags::DM_SKIP_LOCKFS;
+        let suspended = dm.device_suspend(&DevId::Uuid(&uuid), DmOptions::default().set_flags(flags));
+        suspended.map_err(step("suspending", name))?;
+    }
+    // Whatever happens now, the device must not stay suspended: nobody else would resume it.
+    let resumed = resume(&uuid, DmUdevFlags::empty()).or_else(|_| resume(&uuid, DmUdevFlags::empty()));
+    resumed.map_err(step("opening", name))?;
+    let info = dm.device_info(&DevId::Uuid(&uuid)).map_err(step("looking at", name))?;
+    if let Some(active) = Active::of(&info) {
+        ensure_node(&active);
+    }
+    Ok(())
+}
+
+fn not_ours() -> DmError {
+    DmError::Dm(devicemapper::ErrorEnum::Invalid, "it is not a device of remap-guardian".into())
+}
+
+/// Removes a device of ours. A device that is not there is removed.
+pub fn remove(name: &SetName) -> Result<(), ActivateError> {
+    let dm = context()?;
+    let dm_name = DmName::new(name.as_str()).map_err(step("naming", name))?;
+    let info = match dm.device_info(&DevId::Name(dm_name)) {
+        Err(error) if errno(&error) == Some(ENXIO) => return Ok(()),
+        other => other.map_err(step("looking at", name))?,
+    };
+    let uuid = info.uuid().filter(|uuid| uuid.to_string().starts_with(UUID_PREFIX));
+    let uuid = uuid.ok_or_else(|| step("removing", name)(not_ours()))?.to_owned();
+    remove_uuid(&uuid).map_err(|error| match errno(&error) {
+        Some(EBUSY) => ActivateError::InUse(name.to_string()),
+        _ => step("removing", name)(error),
+    })?;
+    forget_node(name.as_str());
+    Ok(())
+}
+
+/// The device of a set, if there is one, under whatever name.
+pub fn find_active(set: SetId) -> Result<Option<Active>, ActivateError> {
+    let dm = context()?;
+    let uuid = DmUuidBuf::new(text::dm_uuid(set)).map_err(step("naming", set))?;
+    match dm.device_info(&DevId::Uuid(&uuid)) {
+        Ok(info) => Ok(Active::of(&info)),
+        Err(error) if errno(&error) == Some(ENXIO) => Ok(None),
+        Err(error) => Err(step("looking for", set)(error)),
+    }
+}
+
+/// All devices of ours.
+pub fn all_active() -> Result<Vec<Active>, ActivateError> {
+    let dm = context()?;
+    let devices = dm.list_devices().map_err(step("listing", "the devices"))?;
+    // A device that goes away in between is not there.
+    let infos = devices.iter().filter_map(|(name, ..)| dm.device_info(&DevId::Name(name)).ok());
+    Ok(infos.filter_map(|info| Active::of(&info)).collect())
+}
+
+/// Resumes with a cookie of these flags, and waits until udev has worked through the event, at most [`UDEV_WAIT`].
+fn resume(uuid: &DmUuidBuf, flags: DmUdevFlags) -> DmResult<()> {
+    let options = DmOptions::default().set_udev_flags(flags);
+    let own = uuid.clone();
+    let done = bounded("resume", move |dm| dm.device_suspend(&DevId::Uuid(&own), options).map(drop));
+    settle(uuid, done, |info| info.is_ok_and(|info| !info.flags().contains(DmFlags::DM_SUSPEND)))
+}
+
+fn remove_uuid(uuid: &DmUuidBuf) -> DmResult<()> {
+    let own = uuid.clone();
+    let done = bounded("remove", move |dm| dm.device_remove(&DevId::Uuid(&own), DmOptions::default()).map(drop));
+    settle(uuid, done, |info| info.is_err_and(|error| errno(&error) == Some(ENXIO)))
+}
+
+/// A call that did its work but whose wait for udev failed has succeeded: the kernel's word counts.
+fn settle(uuid: &DmUuidBuf, done: DmResult<()>, is_done: impl Fn(DmResult<DeviceInfo>) -> bool) -> DmResult<()> {
+    match done {
+        Err(error) if errno(&error).is_none() && is_done(DM::new()?.device_info(&DevId::Uuid(uuid))) => {
+            tracing::warn!(device = %**uuid, "the device is as it should be, but udev did not confirm it: {}", dm_text(&error));
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Runs a call that waits for udev on a thread of its own, for at most [`UDEV_WAIT`]. A thread whose udev never answers
+/// stays behind: “dmsetup udevcomplete_all” ends it.
+fn bounded(what: &'static str, call: impl FnOnce(DM) -> DmResult<()> + Send + 'static) -> DmResult<()> {
+    let failed = |why: String| DmError::Dm(devicemapper::ErrorEnum::Error, why);
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let work = move || {
+        // The receiver may have given up: nobody is left to tell.
+        let _ = sender.send(DM::new().and_then(call));
+    };
+    let spawned = std::thread::Builder::new().name(format!("dm-{what}")).spawn(work);
+    spawned.map_err(|error| failed(format!("no thread: {error}")))?;
+    let given_up = |_| failed(format!("no answer from udev within {} s", UDEV_WAIT.as_secs()));
+    receiver.recv_timeout(UDEV_WAIT).map_err(given_up)?
+}
+
+/// Without udev (an initramfs or a container that has none) nobody makes `/dev/mapper/<name>`; libdevmapper does it
+/// itself then, and so do we.
+fn ensure_node(active: &Active) {
+    let link = Path::new("/dev/mapper").join(&active.name);
+    if udev_runs() || link.symlink_metadata().is_ok() {
+        return;
+    }
+    let node = format!("../dm-{}", active.devno.1);
+    if let Err(error) = std::os::unix::fs::symlink(&node, &link) {
+        tracing::warn!("{} cannot be made without udev: {error}", link.display());
+    }
+}
+
+fn forget_node(name: &str) {
+    let link = Path::new("/dev/mapper").join(name);
+    let dangles = link.is_symlink() && !link.exists();
+    if dangles && !udev_runs() {
+        // A link that stays behind points nowhere and is replaced by the next device of that name.
+        let _ = std::fs::remove_file(&link);
+    }
+}
+
+fn udev_runs() -> bool {
+    Path::new("/run/udev/control").exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_module_says_what_to_do() {
+        let error = ActivateError::NoTarget { kernel: "6.1.0".into(), why: "not found".into() }.to_string();
+        assert!(error.contains("6.1.0") && error.contains("Install"), "{error}");
+    }
+
+    #[test]
+    fn without_device_mapper_nothing_panics() {
+        // On a machine that has it, and as root, this lists devices; both are fine.
+        match all_active() {
+            Ok(_) | Err(ActivateError::NoDeviceMapper(_) | ActivateError::Step { .. }) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn the_closed_flag_survives_the_crates_flag_type() {
+        assert_eq!(DmOptions::default().set_udev_flags(DmUdevFlags::from_bits_retain(CLOSED)).udev_flags().bits(), CLOSED);
+    }
+}

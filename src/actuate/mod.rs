@@ -1,0 +1,19 @@
+//! The only code that changes a device. Never decides.
+
+pub mod activate;
+pub mod block;
+pub mod spare_header;
+mod spare_load;
+pub mod spare_table;
+pub mod steps;
+pub mod target;
+pub mod target_text;
+#[cfg(test)]
+mod test_disk;
+pub mod verify;
+
+pub use block::{Access, DirectDevice};
+pub use spare_header::{BadCopy, FormatError, FoundHeader, NoHeader, format_spare, read_header, wipe_headers, write_headers};
+pub use spare_load::{DamagedBlock, SlotProblem};
+pub use spare_table::{CommitError, NotWritten, OpenError, SpareTable};
+pub use verify::{VerifyError, verify_extent};

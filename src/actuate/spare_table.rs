@@ -1,0 +1,376 @@
+//! The remap table on a spare: what is durable, and how it changes.
+//!
+//! Each table block has two slots. A commit writes the slot that does not hold, durably; from then on it holds. A crash in
+//! between leaves the other slot whole, so the block is as before or as after, nothing else. [`SpareTable::mirror`] then brings
+//! the second slot up to date, off the path of the cure, so that losing any single slot loses nothing.
+//!
+//! A write that fails may or may not have reached the medium. Its block is *unsettled*: nothing else is committed to it, and the
+//! ranges of that change stay taken, until [`SpareTable::settle`] has durably written the state before the change, with a
+//! higher sequence number, over the same slot.
+
+use super::spare_load::{DamagedBlock, Loaded, Scope};
+use crate::edge::{BlockIo, IoError};
+use crate::format::merge::{Conflict, merge};
+use crate::format::table::{self, RECORDS_PER_BLOCK, TableError};
+use crate::model::{Extent, Remap, Sector, SetDescription};
+use std::collections::BTreeMap;
+
+/// A table could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The set has no such spare.
+    #[error("the set has no spare{0}")]
+    NoSuchSpare(u16),
+    /// The device failed in a way that says nothing of the table.
+    #[error(transparent)]
+    Io(#[from] IoError),
+}
+
+/// Why nothing was written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotWritten {
+    /// Blocks of the table are lost, or records contradict each other.
+    #[error("the table is not sound: {0}")]
+    Unsound(String),
+    /// No record is free.
+    #[error("the table is full")]
+    Full,
+    /// The sequence number is not higher than all seen.
+    #[error("sequence number {given} is not above {seen}")]
+    Sequence {
+        /// The number given.
+        given: u64,
+        /// The highest seen.
+        seen: u64,
+    },
+    /// The remap names another spare, or sectors that the devices do not have.
+    #[error("main {0} to {1} lies outside this spare or main")]
+    Outside(Extent, Sector),
+    /// It overlaps a remap without replacing it.
+    #[error("it overlaps the remap of main {0}")]
+    Overlap(Extent),
+    /// It touches a range whose last change is not settled.
+    #[error("an earlier change is not settled")]
+    Unsettled,
+    /// There is no such remap.
+    #[error("main sector {0} is not the start of a remap here")]
+    NoSuchRemap(Sector),
+    /// An older record for the range must be removed first, or it would come back to life.
+    #[error("an older record of main {0} must be removed first")]
+    Superseded(Extent),
+    /// It cannot be written down.
+    #[error(transparent)]
+    Format(#[from] TableError),
+}
+
+/// A change was not made durable.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// Certain: nothing reached the spare.
+    #[error("not written: {0}")]
+    NotWritten(#[from] NotWritten),
+    /// A write was tried and failed: it may be found after a restart. Settle before anything else.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(IoError),
+}
+
+/// One table block as it is on the spare.
+#[derive(Clone, Debug)]
+struct Block {
+    records: Vec<Remap>,
+    seq: u64,
+    current: u8,
+    other: Other,
+}
+
+/// What the slot that does not hold says.
+#[derive(Clone, Debug)]
+enum Other {
+    /// The same records.
+    Equal,
+    /// An older state, or nothing valid.
+    Behind,
+    /// A write to it failed: perhaps this change.
+    Suspect(Vec<Remap>),
+}
+
+/// The table of one spare.
+#[derive(Clone, Debug)]
+pub struct SpareTable {
+    scope: Scope,
+    blocks: Vec<Block>,
+    /// Table block of each live remap, by first main sector.
+    live: BTreeMap<u64, (u32, Remap)>,
+    /// Every extent of the spare that a record names, by first sector: superseded ones too.
+    taken: BTreeMap<u64, Extent>,
+    superseded: Vec<Remap>,
+    conflicts: Vec<Conflict>,
+    damaged: Vec<DamagedBlock>,
+    top: u64,
+    /// No block before this one has a free record.
+    room: usize,
+}
+
+impl SpareTable {
+    /// Reads the whole table of spare `spare` of `set`. Flushes the spare first, so that what is read is on the medium; writes nothing.
+    ///
+    /// Damage is no error here: ask [`SpareTable::check`] before the set is opened.
+    pub fn open(io: &dyn BlockIo, set: &SetDescription, spare: u16) -> Result<SpareTable, OpenError> {
+        let scope = Scope::new(set, spare).ok_or(OpenError::NoSuchSpare(spare))?;
+        io.flush()?;
+        let (loaded, damaged) = scope.load(io)?;
+        let top = loaded.iter().map(|block| block.seq).max().unwrap_or(0);
+        let blocks = loaded.into_iter().map(Block::from).collect();
+        let mut table = SpareTable {
+            scope,
+            blocks,
+            live: BTreeMap::new(),
+            taken: BTreeMap::new(),
+            superseded: Vec::new(),
+            conflicts: Vec::new(),
+            damaged,
+            top,
+            room: 0,
+        };
+        table.index();
+        Ok(table)
+    }
+
+    /// Whether everything that was ever committed here is known; else what is not, in words. Only then may the set be opened, and
+    /// space of this spare be handed out.
+    pub fn check(&self) -> Result<(), String> {
+        let lost = self.damaged.iter().map(ToString::to_string);
+        let problems: Vec<String> = lost.chain(self.conflicts.iter().map(ToString::to_string)).collect();
+        if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
+    }
+
+    /// Table blocks of which no slot counts.
+    pub fn damaged(&self) -> &[DamagedBlock] {
+        &self.damaged
+    }
+
+    /// Records that contradict each other.
+    pub fn conflicts(&self) -> &[Conflict] {
+        &self.conflicts
+    }
+
+    /// Records that a newer one replaces. Their space is still taken.
+    pub fn superseded(&self) -> &[Remap] {
+        &self.superseded
+    }
+
+    /// The remaps that hold, sorted by main sector.
+    pub fn remaps(&self) -> impl ExactSizeIterator<Item = &Remap> {
+        self.live.values().map(|(_, remap)| remap)
+    }
+
+    /// The remap that covers a main sector.
+    pub fn find(&self, main: Sector) -> Option<&Remap> {
+        let (_, (_, remap)) = self.live.range(..=main.0).next_back()?;
+        remap.main.contains(main).then_some(remap)
+    }
+
+    /// Every record in the table, superseded ones too: what the allocator must not hand out.
+    pub fn records(&self) -> impl Iterator<Item = &Remap> {
+        self.blocks.iter().flat_map(|block| &block.records)
+    }
+
+    /// Records that can still be added.
+    pub fn free_records(&self) -> usize {
+        self.blocks.iter().map(|block| RECORDS_PER_BLOCK - block.records.len()).sum()
+    }
+
+    /// The next sequence number, as far as this spare knows. With several spares take the highest of them.
+    pub fn next_seq(&self) -> u64 {
+        self.top + 1
+    }
+
+    /// Tells of a sequence number used on another spare of the set.
+    pub fn raise_seq(&mut self, seen: u64) {
+        self.top = self.top.max(seen);
+    }
+
+    /// Table blocks whose last write failed.
+    pub fn unsettled(&self) -> impl Iterator<Item = u32> + '_ {
+        (0u32..).zip(&self.blocks).filter(|(_, block)| matches!(block.other, Other::Suspect(_))).map(|(index, _)| index)
+    }
+
+    /// Table blocks with only one good slot: [`SpareTable::mirror`] mends them.
+    pub fn single(&self) -> usize {
+        self.blocks.iter().filter(|block| matches!(block.other, Other::Behind)).count() - self.damaged.len()
+    }
+
+    /// Makes a remap durable: the commit point. A live remap of the same range of main is replaced in the same write.
+    pub fn commit(&mut self, io: &dyn BlockIo, remap: Remap) -> Result<(), CommitError> {
+        let (index, replaced) = self.admit(&remap)?;
+        let block = &self.blocks[index as usize];
+        let mut records = Vec::with_capacity(block.records.len() + 1);
+        records.extend(block.records.iter().filter(|record| Some(**record) != replaced));
+        records.push(remap);
+        self.write(io, index, records, remap.seq)
+    }
+
+    /// Durably removes the remap that starts at `main`.
+    pub fn remove(&mut self, io: &dyn BlockIo, main: Sector, seq: u64) -> Result<(), CommitError> {
+        let &(_, remap) = self.live.get(&main.0).ok_or(NotWritten::NoSuchRemap(main))?;
+        if let Some(older) = self.superseded.iter().find(|older| older.main.overlaps(&remap.main)) {
+            return Err(NotWritten::Superseded(older.main).into());
+        }
+        self.remove_record(io, &remap, seq)
+    }
+
+    /// Durably removes one record, a superseded one for example.
+    pub fn remove_record(&mut self, io: &dyn BlockIo, remap: &Remap, seq: u64) -> Result<(), CommitError> {
+        self.admit_change(seq)?;
+        let index = self.blocks.iter().position(|block| block.records.contains(remap));
+        let index = index.ok_or(NotWritten::NoSuchRemap(remap.main.start()))?;
+        if matches!(self.blocks[index].other, Other::Suspect(_)) {
+            return Err(NotWritten::Unsettled.into());
+        }
+        let records = self.blocks[index].records.iter().filter(|record| *record != remap).copied().collect();
+        self.write(io, index as u32, records, seq)
+    }
+
+    /// Settles every write whose outcome is unknown: the state before it is durable then, and nothing else can be found later.
+    pub fn settle(&mut self, io: &dyn BlockIo) -> Result<(), IoError> {
+        for index in 0..self.blocks.len() {
+            if !matches!(self.blocks[index].other, Other::Suspect(_)) {
+                continue;
+            }
+            self.top += 1;
+            self.put(io, index as u32, 1 - self.blocks[index].current, self.top)?;
+            let block = &mut self.blocks[index];
+            (block.current, block.seq, block.other) = (1 - block.current, self.top, Other::Behind);
+            self.room = 0;
+        }
+        Ok(())
+    }
+
+    /// Brings the second slot of every changed block up to date. Not part of a commit: when this fails nothing is lost or
+    /// unknown, a block just has one good slot until the next time.
+    pub fn mirror(&mut self, io: &dyn BlockIo) -> Result<(), IoError> {
+        for index in 0..self.blocks.len() {
+            if matches!(self.blocks[index].other, Other::Behind) && !self.is_damaged(index as u32) {
+                let block = &self.blocks[index];
+                self.put(io, index as u32, 1 - block.current, block.seq)?;
+                self.blocks[index].other = Other::Equal;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_damaged(&self, index: u32) -> bool {
+        self.damaged.iter().any(|block| block.index == index)
+    }
+
+    fn admit_change(&self, seq: u64) -> Result<(), NotWritten> {
+        self.check().map_err(NotWritten::Unsound)?;
+        if seq <= self.top {
+            return Err(NotWritten::Sequence { given: seq, seen: self.top });
+        }
+        Ok(())
+    }
+
+    /// Checks a remap; the block it goes to and the record it replaces.
+    fn admit(&self, remap: &Remap) -> Result<(u32, Option<Remap>), NotWritten> {
+        self.admit_change(remap.seq)?;
+        let extent = Extent::new(remap.at, remap.main.len()).map_err(|_| NotWritten::Outside(remap.main, remap.at))?;
+        if remap.spare != self.scope.spare || !self.scope.holds(remap) {
+            return Err(NotWritten::Outside(remap.main, remap.at));
+        }
+        for block in &self.blocks {
+            let Other::Suspect(pending) = &block.other else { continue };
+            if pending.iter().any(|other| other.main.overlaps(&remap.main) || other.spare_extent().overlaps(&extent)) {
+                return Err(NotWritten::Unsettled);
+            }
+        }
+        let replaced = self.live.range(..remap.main.end().0).next_back().map(|(_, &found)| found);
+        let replaced = replaced.filter(|(_, found)| found.main.overlaps(&remap.main));
+        if let Some((_, found)) = replaced.filter(|(_, found)| found.main != remap.main) {
+            return Err(NotWritten::Overlap(found.main));
+        }
+        let sharing = self.taken.range(..extent.end().0).next_back().filter(|(_, taken)| taken.overlaps(&extent));
+        if sharing.is_some_and(|(_, taken)| *taken != extent || replaced.is_none_or(|(_, found)| found.at != remap.at)) {
+            return Err(NotWritten::Overlap(remap.main));
+        }
+        match replaced {
+            Some((index, _)) if matches!(self.blocks[index as usize].other, Other::Suspect(_)) => Err(NotWritten::Unsettled),
+            Some((index, found)) => Ok((index, Some(found))),
+            None => Ok((self.block_with_room()?, None)),
+        }
+    }
+
+    fn block_with_room(&self) -> Result<u32, NotWritten> {
+        let has_room = |block: &Block| block.records.len() < RECORDS_PER_BLOCK && !matches!(block.other, Other::Suspect(_));
+        let index = self.blocks[self.room..].iter().position(has_room).ok_or(NotWritten::Full)?;
+        Ok((self.room + index) as u32)
+    }
+
+    /// Writes a block's new content over the slot that does not hold, and lets it hold.
+    fn write(&mut self, io: &dyn BlockIo, index: u32, records: Vec<Remap>, seq: u64) -> Result<(), CommitError> {
+        let bytes = table::encode(self.scope.place(index), seq, &records).map_err(NotWritten::Format)?;
+        self.top = seq;
+        let block = &mut self.blocks[index as usize];
+        let slot = 1 - block.current;
+        if let Err(error) = io.write_durable(self.scope.slot(index, slot), &bytes) {
+            block.other = Other::Suspect(records);
+            return Err(CommitError::Unknown(error));
+        }
+        let before = std::mem::replace(block, Block { records, seq, current: slot, other: Other::Behind });
+        self.reindex(index, &before.records);
+        Ok(())
+    }
+
+    /// Writes what a block holds to one of its slots.
+    fn put(&self, io: &dyn BlockIo, index: u32, slot: u8, seq: u64) -> Result<(), IoError> {
+        let bytes = table::encode(self.scope.place(index), seq, &self.blocks[index as usize].records)
+            .map_err(|error| IoError::Other(error.to_string()))?;
+        io.write_durable(self.scope.slot(index, slot), &bytes)
+    }
+
+    /// Updates the maps after block `index` changed from `before`.
+    fn reindex(&mut self, index: u32, before: &[Remap]) {
+        if !self.superseded.is_empty() {
+            return self.index();
+        }
+        let after = &self.blocks[index as usize].records;
+        for gone in before.iter().filter(|record| !after.contains(record)) {
+            self.live.remove(&gone.main.start().0);
+            self.taken.remove(&gone.at.0);
+            self.room = self.room.min(index as usize);
+        }
+        for new in after.iter().filter(|record| !before.contains(record)) {
+            self.live.insert(new.main.start().0, (index, *new));
+            self.taken.insert(new.at.0, new.spare_extent());
+        }
+        while self.blocks.get(self.room).is_some_and(|block| block.records.len() == RECORDS_PER_BLOCK) {
+            self.room += 1;
+        }
+        self.room = self.room.min(self.blocks.len().saturating_sub(1));
+    }
+
+    /// Builds the maps from all records.
+    fn index(&mut self) {
+        let merged = merge(self.records().copied());
+        let home: BTreeMap<Remap, u32> = (0u32..)
+            .zip(&self.blocks)
+            .flat_map(|(index, block)| block.records.iter().map(move |record| (*record, index)))
+            .collect();
+        self.live = merged.live.iter().map(|remap| (remap.main.start().0, (home[remap], *remap))).collect();
+        self.taken = home.keys().map(|record| (record.at.0, record.spare_extent())).collect();
+        self.superseded = merged.superseded;
+        self.conflicts = merged.conflicts;
+        self.room = 0;
+    }
+}
+
+impl From<Loaded> for Block {
+    fn from(loaded: Loaded) -> Block {
+        let other = if loaded.equal { Other::Equal } else { Other::Behind };
+        Block { records: loaded.records, seq: loaded.seq, current: loaded.current, other }
+    }
+}
+
+#[cfg(test)]
+#[path = "spare_table_tests.rs"]
+mod tests;

@@ -1,0 +1,64 @@
+//! Finds out whether an extent of a spare holds what is written to it.
+
+use crate::edge::{BlockIo, IoError};
+use crate::model::{Extent, Sector};
+
+/// Bytes in one request.
+const CHUNK_SECTORS: u64 = 512;
+
+/// An extent did not pass.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    /// It could not be written or read.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// It gave back something else.
+    #[error("sector {0} does not give back what was written to it")]
+    Mismatch(Sector),
+}
+
+/// Writes a pattern that differs in every sector, reads it back, and leaves zeros. What was there is gone.
+///
+/// An [`IoError::Other`] says nothing of the extent; the other errors make it a bad one.
+pub fn verify_extent(io: &dyn BlockIo, extent: Extent) -> Result<(), VerifyError> {
+    pass(io, extent, pattern)?;
+    pass(io, extent, |_, bytes| bytes.fill(0))
+}
+
+fn pass(io: &dyn BlockIo, extent: Extent, fill: fn(Sector, &mut [u8])) -> Result<(), VerifyError> {
+    let mut wrote = vec![0; (CHUNK_SECTORS.min(extent.len().0) * 512) as usize];
+    let mut read = wrote.clone();
+    let chunks = || (extent.start().0..extent.end().0).step_by(CHUNK_SECTORS as usize);
+    let bytes = |at: u64| (CHUNK_SECTORS.min(extent.end().0 - at) * 512) as usize;
+    for at in chunks() {
+        fill_sectors(Sector(at), &mut wrote[..bytes(at)], fill);
+        io.write(Sector(at), &wrote[..bytes(at)])?;
+    }
+    io.flush()?;
+    for at in chunks() {
+        fill_sectors(Sector(at), &mut wrote[..bytes(at)], fill);
+        read[..bytes(at)].fill(0xa5);
+        io.read(Sector(at), &mut read[..bytes(at)])?;
+        for (number, (wrote, read)) in wrote.chunks(512).zip(read.chunks(512)).take(bytes(at) / 512).enumerate() {
+            if wrote != read {
+                return Err(VerifyError::Mismatch(Sector(at + number as u64)));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn fill_sectors(at: Sector, bytes: &mut [u8], fill: fn(Sector, &mut [u8])) {
+    for (number, sector) in bytes.chunks_mut(512).enumerate() {
+        fill(Sector(at.0 + number as u64), sector);
+    }
+}
+
+/// Bytes that no other sector has, so that a misdirected write or read shows.
+fn pattern(at: Sector, sector: &mut [u8]) {
+    let mut word = at.0 ^ 0x5bd1_e995_9e37_79b9;
+    for bytes in sector.chunks_mut(8) {
+        word = word.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        bytes.copy_from_slice(&(word ^ word >> 29).to_le_bytes()[..bytes.len()]);
+    }
+}

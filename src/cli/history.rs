@@ -1,0 +1,186 @@
+//! `remap-guardian history`.
+
+use super::text::{size, time};
+use crate::config::Settings;
+use crate::control::client::CallError;
+use crate::control::{HistoryReport, Request, client};
+use crate::model::{Entry, Millis, Sector, SetName, What};
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Options of `history`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  remap-guardian history
+  remap-guardian history data --since 2026-05-01 --limit 20
+  remap-guardian history --json | jq 'select(.kind == \"remapped\")'
+
+With --json every entry is one line.")]
+pub struct Args {
+    /// Only this set
+    name: Option<SetName>,
+    /// Entries at or after this: a date, a date with time, or an RFC 3339 time
+    #[arg(long, value_parser = parse_since, default_value = "1970-01-01", hide_default_value = true)]
+    since: Millis,
+    /// At most this many, the newest
+    #[arg(long, default_value_t = 1000)]
+    limit: usize,
+}
+
+fn parse_since(text: &str) -> Result<Millis, String> {
+    let stamp = text.parse::<jiff::Timestamp>().or_else(|_| {
+        let local: jiff::civil::DateTime = text
+            .parse()
+            .or_else(|_| text.parse::<jiff::civil::Date>().map(|date| date.to_datetime(jiff::civil::Time::midnight())))?;
+        local.to_zoned(jiff::tz::TimeZone::system()).map(|zoned| zoned.timestamp())
+    });
+    let stamp = stamp.map_err(|_| "use a date like 2026-05-01, or a time like 2026-05-01T12:00:00".to_string())?;
+    Ok(Millis(stamp.as_millisecond().max(0) as u64))
+}
+
+/// Shows the history; also when the daemon does not run.
+pub fn main(args: &Args, settings: &Settings, json: bool) -> anyhow::Result<ExitCode> {
+    let request = Request::History { name: args.name.clone(), since: args.since, limit: args.limit };
+    let report: HistoryReport = match client::call(&settings.socket(), &request) {
+        Ok(report) => report,
+        Err(CallError::NotRunning(_)) => from_store(args, settings)?,
+        Err(error) => return Err(error.into()),
+    };
+    let mut out = std::io::stdout().lock();
+    for entry in &report.entries {
+        if json {
+            writeln!(out, "{}", line_of_json(entry)?)?;
+        } else {
+            show(entry, &mut out)?;
+        }
+    }
+    if report.entries.is_empty() && !json {
+        writeln!(out, "nothing has happened yet")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn from_store(args: &Args, settings: &Settings) -> anyhow::Result<HistoryReport> {
+    let store = crate::store::ReadStore::open(settings.store())?;
+    let mut entries = store.history(None, args.since, usize::MAX)?;
+    entries.retain(|entry| args.name.as_ref().is_none_or(|name| *name == entry.name));
+    if let (Some(name), true) = (&args.name, entries.is_empty()) {
+        let known = store.sets()?.iter().any(|desc| desc.name == *name);
+        anyhow::ensure!(known, "there is no set “{name}”\n  next: see the known ones: remap-guardian status");
+    }
+    entries.drain(..entries.len().saturating_sub(args.limit));
+    Ok(HistoryReport { entries })
+}
+
+/// One flat object: number, at, set, name, kind and what belongs to the kind.
+fn line_of_json(entry: &Entry) -> serde_json::Result<String> {
+    let mut value = serde_json::to_value(entry)?;
+    if let Some(what) = value.as_object_mut().and_then(|object| object.remove("what")) {
+        if let (Some(object), serde_json::Value::Object(what)) = (value.as_object_mut(), what) {
+            object.extend(what);
+        }
+    }
+    serde_json::to_string(&value)
+}
+
+fn show(entry: &Entry, out: &mut impl Write) -> std::io::Result<()> {
+    writeln!(out, "{:>5}  {}  {:<12} {}", entry.number, time(entry.at), entry.name, sentence(&entry.what))?;
+    for line in details(&entry.what) {
+        writeln!(out, "{:>5}  {:19}  {:<12}   {line}", "", "", "")?;
+    }
+    Ok(())
+}
+
+/// What happened, in one sentence.
+pub fn sentence(what: &What) -> String {
+    match what {
+        What::Created { main, spares, capacity } => {
+            format!("created: {main} protected by {} of spare space on {}", size(*capacity), spares.join(", "))
+        }
+        What::Restored { remaps } => format!("opened with {remaps} remaps"),
+        What::Adopted { remaps, mended } if mended.is_empty() => format!("the daemon took over the open device, {remaps} remaps"),
+        What::Adopted { remaps, mended } => {
+            format!("the daemon took over the open device, {remaps} remaps; {} differences mended", mended.len())
+        }
+        What::NotRestored { reason } => format!("NOT opened: {reason}"),
+        What::Remapped { remap, saved, lost, class, took_ms, .. } => {
+            let lost = if lost.is_empty() { String::new() } else { format!(", {} could not be read", lost.len()) };
+            format!(
+                "healed: sectors {} moved to spare {} at {} after a {class} error in {took_ms} ms ({saved} sectors saved{lost})",
+                remap.main, remap.spare, remap.at
+            )
+        }
+        What::NotRemapped { extent, reason, .. } => format!("NOT healed: sectors {extent}: {reason}"),
+        What::Error { member, op, extent, class, .. } => {
+            let at = extent.map(|extent| format!(" of sectors {extent}")).unwrap_or_default();
+            format!("{op}{at} failed on {member} ({class})")
+        }
+        What::Smart { member, change } => format!("SMART of {member}: {change}"),
+        What::Alert { message } => format!("ALERT: {message}"),
+    }
+}
+
+/// Why, and with what evidence.
+fn details(what: &What) -> Vec<String> {
+    let mut lines = Vec::new();
+    let list = |sectors: &[Sector]| {
+        let shown: Vec<String> = sectors.iter().take(16).map(Sector::to_string).collect();
+        let more = if sectors.len() > 16 { ", …" } else { "" };
+        format!("{}{more}", shown.join(", "))
+    };
+    match what {
+        What::Adopted { mended, .. } => lines.extend(mended.iter().map(|line| format!("mended: {line}"))),
+        What::Remapped { lost, decision, evidence, .. } => {
+            lines.push(format!("why: {} ({})", decision.reason, decision.rule));
+            if !lost.is_empty() {
+                lines.push(format!("unreadable until rewritten: {}", list(lost)));
+            }
+            lines.extend(evidence.iter().map(|line| format!("evidence: {line}")));
+        }
+        What::NotRemapped { decision, evidence, .. } => {
+            lines.push(format!("why: {} ({})", decision.reason, decision.rule));
+            lines.extend(evidence.iter().map(|line| format!("evidence: {line}")));
+        }
+        What::Error { unreadable, meaning, evidence, .. } => {
+            if !unreadable.is_empty() {
+                lines.push(format!("unreadable: {}", list(unreadable)));
+            }
+            lines.push(format!("meaning: {meaning}"));
+            lines.extend(evidence.iter().map(|line| format!("evidence: {line}")));
+        }
+        _ => {}
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_takes_what_people_type() {
+        for good in ["2026-05-01", "2026-05-01T12:00:00", "2026-05-01T12:00:00Z", "2026-05-01 12:00"] {
+            assert!(parse_since(good).is_ok(), "{good}");
+        }
+        for bad in ["", "yesterday", "2026-13-01"] {
+            assert!(parse_since(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn json_lines_are_flat() {
+        let entry = Entry {
+            number: 3,
+            at: Millis(5),
+            set: crate::model::SetId(uuid::Uuid::nil()),
+            name: SetName::new("data").unwrap(),
+            what: What::Restored { remaps: 2 },
+        };
+        let value: serde_json::Value = serde_json::from_str(&line_of_json(&entry).unwrap()).unwrap();
+        assert_eq!(
+            (value["kind"].as_str(), value["remaps"].as_u64(), value["name"].as_str()),
+            (Some("restored"), Some(2), Some("data"))
+        );
+    }
+}

@@ -1,0 +1,111 @@
+//! The command line: one verb per file, thin.
+
+pub mod create;
+pub mod history;
+pub mod remap;
+pub mod restore;
+pub mod run;
+pub mod status;
+pub mod udev_probe;
+
+mod text;
+
+use crate::config::Settings;
+use crate::control::Said;
+use clap::{Parser, Subcommand};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Self-healing block devices: a bad sector moves to a spare before an application sees an error.
+#[derive(Debug, Parser)]
+#[command(name = "remap-guardian", version, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Cli {
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  systemctl enable --now remap-guardian
+  remap-guardian create data --main /dev/sdb --spare /dev/sdc1
+  remap-guardian status
+  remap-guardian history data";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the daemon (systemd does this)
+    Run(run::Args),
+    /// Make a self-healing device from a disk and a spare
+    Create(create::Args),
+    /// Show the devices, their spare space and cures under way
+    Status(status::Args),
+    /// Show what happened, and why
+    History(history::Args),
+    /// Look for sets on the disks now, and open those that are complete
+    Restore(restore::Args),
+    /// Move a range of sectors to the spare by hand
+    Remap(remap::Args),
+    /// For udev rules: print properties of a device that is a spare
+    #[command(hide = true)]
+    UdevProbe(udev_probe::Args),
+}
+
+/// Runs the command.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            // A reader that went away (`… | head`) is no error worth a word.
+            if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
+                return ExitCode::SUCCESS;
+            }
+            eprintln!("remap-guardian: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
+    if let Verb::UdevProbe(args) = &cli.verb {
+        return udev_probe::main(args);
+    }
+    let settings = Settings::load(Path::new("/"))?;
+    match &cli.verb {
+        Verb::Run(args) => run::main(args, settings),
+        Verb::Create(args) => create::main(args, &settings, cli.json),
+        Verb::Status(args) => status::main(args, &settings, cli.json),
+        Verb::History(args) => history::main(args, &settings, cli.json),
+        Verb::Restore(args) => restore::main(args, &settings, cli.json),
+        Verb::Remap(args) => remap::main(args, &settings, cli.json),
+        Verb::UdevProbe(args) => udev_probe::main(args),
+    }
+}
+
+/// Prints what the daemon said.
+fn print_said(said: &Said, json: bool) -> anyhow::Result<ExitCode> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string(said)?)?;
+    } else {
+        for line in &said.lines {
+            writeln!(out, "{line}")?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

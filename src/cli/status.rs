@@ -1,0 +1,152 @@
+//! `remap-guardian status`.
+
+use super::text::{size, table};
+use crate::config::Settings;
+use crate::control::client::CallError;
+use crate::control::{Request, SetReport, StatusReport, client};
+use crate::model::{Sectors, SetName};
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Options of `status`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Exit status: 0 if every set shown is open and nothing is stuck, 2 if not, 1 on error.
+
+Examples:
+  remap-guardian status
+  remap-guardian status data --json")]
+pub struct Args {
+    /// Only this set, in detail
+    name: Option<SetName>,
+}
+
+/// Shows the sets; without a daemon, what the store knows.
+pub fn main(args: &Args, settings: &Settings, json: bool) -> anyhow::Result<ExitCode> {
+    let report = match client::call(&settings.socket(), &Request::Status { name: args.name.clone() }) {
+        Ok(report) => report,
+        Err(CallError::NotRunning(_)) => from_store(args, settings)?,
+        Err(error) => return Err(error.into()),
+    };
+    let mut out = std::io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string(&report)?)?;
+    } else {
+        show(&report, args.name.is_some(), &mut out)?;
+    }
+    let troubled = report.daemon.is_empty() || report.sets.iter().any(is_troubled);
+    Ok(if troubled { ExitCode::from(2) } else { ExitCode::SUCCESS })
+}
+
+fn is_troubled(set: &SetReport) -> bool {
+    set.state != "open" || set.status.as_ref().is_some_and(|status| status.cases.iter().any(|case| case.trouble.is_some()))
+}
+
+fn from_store(args: &Args, settings: &Settings) -> anyhow::Result<StatusReport> {
+    let store = crate::store::ReadStore::open(settings.store())?;
+    let known = store.sets()?.into_iter().filter(|desc| args.name.as_ref().is_none_or(|name| *name == desc.name));
+    let sets: Vec<SetReport> = known
+        .map(|desc| SetReport {
+            name: desc.name.clone(),
+            id: desc.id.to_string(),
+            state: "remap-guardian is not running".into(),
+            main: crate::runtime::words(&desc.main),
+            spares: desc.spares.iter().map(crate::runtime::words).collect(),
+            status: None,
+            target: None,
+            usage: Vec::new(),
+        })
+        .collect();
+    if let (Some(name), true) = (&args.name, sets.is_empty()) {
+        anyhow::bail!("there is no set “{name}”\n  next: see the known ones: remap-guardian status");
+    }
+    Ok(StatusReport { daemon: String::new(), policy: String::new(), sets })
+}
+
+fn show(report: &StatusReport, detail: bool, out: &mut impl Write) -> std::io::Result<()> {
+    if report.daemon.is_empty() {
+        writeln!(out, "remap-guardian is NOT running: bad sectors are not cured (systemctl start remap-guardian)\n")?;
+    }
+    if report.sets.is_empty() {
+        return writeln!(out, "no sets yet; make one: remap-guardian create NAME --main DEV --spare DEV");
+    }
+    let mut rows = table(&["name", "state", "size", "remaps", "spare used", "cured", "given up", "read errors"]);
+    for set in &report.sets {
+        let mut row = vec![set.name.to_string(), short_state(set)];
+        match &set.status {
+            Some(status) => row.extend([
+                size(status.sectors),
+                status.remaps.len().to_string(),
+                used(set),
+                status.counters.cured.to_string(),
+                status.counters.given_up.to_string(),
+                status.counters.read_errors.to_string(),
+            ]),
+            None => row.extend(std::iter::repeat_n("-".to_string(), 6)),
+        }
+        rows.add_row(row);
+    }
+    writeln!(out, "{}", rows.trim_fmt())?;
+    for set in &report.sets {
+        if detail || is_troubled(set) {
+            writeln!(out)?;
+            show_one(set, out)?;
+        }
+    }
+    Ok(())
+}
+
+fn short_state(set: &SetReport) -> String {
+    match set.state.as_str() {
+        "open" => "open".into(),
+        _ => "NOT OPEN".into(),
+    }
+}
+
+fn used(set: &SetReport) -> String {
+    let spares = set.status.iter().flat_map(|status| &status.spares);
+    let (used, capacity) = spares.fold((0, 0), |(used, all), spare| (used + spare.in_use.0, all + spare.capacity.0));
+    format!("{} of {}", size(Sectors(used)), size(Sectors(capacity)))
+}
+
+fn show_one(set: &SetReport, out: &mut impl Write) -> std::io::Result<()> {
+    let mut rows = table(&[]);
+    rows.add_row([format!("{}:", set.name), set.state.clone()]);
+    rows.add_row(["  main".to_string(), set.main.clone()]);
+    for (index, spare) in set.spares.iter().enumerate() {
+        rows.add_row([format!("  spare {index}"), spare.clone()]);
+    }
+    for (index, usage) in set.usage.iter().enumerate() {
+        let words = format!(
+            "{} free, {} ready, {} in use, {} bad",
+            size(usage.free),
+            size(usage.reserved),
+            size(usage.in_use),
+            size(usage.bad)
+        );
+        rows.add_row([format!("  space {index}"), words]);
+    }
+    if let Some(target) = &set.target {
+        let words =
+            format!("{}, {} remaps, {} errors, {} writes waiting", target.state, target.remaps, target.errors, target.held);
+        rows.add_row(["  kernel".to_string(), words]);
+    }
+    if let Some(status) = &set.status {
+        for (member, line) in &status.smart {
+            rows.add_row([format!("  SMART {member}"), line.clone()]);
+        }
+        for case in &status.cases {
+            let trouble = case.trouble.as_ref().map(|trouble| format!(": {trouble}")).unwrap_or_default();
+            rows.add_row([format!("  cure {}", case.id), format!("sectors {}, {}{trouble}", case.extent, case.stage)]);
+        }
+        for remap in status.remaps.iter().take(20) {
+            let marks = if remap.flags.marked { ", some sectors lost until rewritten" } else { "" };
+            let words = format!("main {} → spare {} at {}{marks}", remap.main, remap.spare, remap.at);
+            rows.add_row(["  remap".to_string(), words]);
+        }
+        if status.remaps.len() > 20 {
+            rows.add_row(["  remap".to_string(), format!("… and {} more (--json lists all)", status.remaps.len() - 20)]);
+        }
+    }
+    writeln!(out, "{}", rows.trim_fmt())
+}

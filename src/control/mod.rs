@@ -1,0 +1,217 @@
+//! The control socket: how the command line talks to the daemon.
+//!
+//! The wire form is that of Varlink (<https://varlink.org/Method-Call>): JSON objects that end in a NUL
+//! byte, `{"method": …, "parameters": …}` and `{"parameters": …}` or `{"error": …, "parameters": …}`.
+
+pub mod client;
+pub mod server;
+
+use crate::edge::{TargetStatus, Usage};
+use crate::engine::SetStatus;
+use crate::model::{Entry, Extent, Millis, SetName};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The largest message, bytes.
+pub const MAX_MESSAGE: usize = 16 << 20;
+
+/// What the command line asks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "method", content = "parameters")]
+pub enum Request {
+    /// How are the sets?
+    #[serde(rename = "io.remap_guardian.Status")]
+    Status {
+        /// Only this one.
+        name: Option<SetName>,
+    },
+    /// What happened?
+    #[serde(rename = "io.remap_guardian.History")]
+    History {
+        /// Only this set.
+        name: Option<SetName>,
+        /// Entries at or after this.
+        since: Millis,
+        /// At most this many, the newest.
+        limit: usize,
+    },
+    /// Make a set and open it.
+    #[serde(rename = "io.remap_guardian.Create")]
+    Create {
+        /// Its name.
+        name: SetName,
+        /// The disk to protect.
+        main: PathBuf,
+        /// The spares.
+        spares: Vec<PathBuf>,
+        /// Take a spare that holds something.
+        overwrite_spare: bool,
+    },
+    /// Look for sets on the disks now and open those that are complete.
+    #[serde(rename = "io.remap_guardian.Restore")]
+    Restore {
+        /// Only this one.
+        name: Option<SetName>,
+    },
+    /// Move a range to the spare.
+    #[serde(rename = "io.remap_guardian.Remap")]
+    Remap {
+        /// The set.
+        name: SetName,
+        /// The range on main.
+        extent: Extent,
+    },
+}
+
+/// The daemon's answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Reply {
+    /// It went wrong.
+    Error(Failure),
+    /// It went well.
+    Ok {
+        /// The answer, by request.
+        parameters: serde_json::Value,
+    },
+}
+
+/// An error reply.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// `io.remap_guardian.Failed`.
+    pub error: String,
+    /// What happened and what to do.
+    pub parameters: Reason,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reason {
+    /// What is wrong; names the input.
+    pub message: String,
+    /// What to do next.
+    pub hint: Option<String>,
+}
+
+impl Reason {
+    /// A reason with the next step.
+    pub fn new(message: impl Into<String>, hint: impl Into<String>) -> Reason {
+        Reason { message: message.into(), hint: Some(hint.into()) }
+    }
+}
+
+impl From<String> for Reason {
+    fn from(message: String) -> Reason {
+        Reason { message, hint: None }
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\n  next: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl From<Result<serde_json::Value, Reason>> for Reply {
+    fn from(result: Result<serde_json::Value, Reason>) -> Reply {
+        match result {
+            Ok(parameters) => Reply::Ok { parameters },
+            Err(parameters) => Reply::Error(Failure { error: "io.remap_guardian.Failed".into(), parameters }),
+        }
+    }
+}
+
+/// Answer to `Status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// Version of the daemon; empty when it does not run.
+    pub daemon: String,
+    /// The policy in force.
+    pub policy: String,
+    /// Every known set.
+    pub sets: Vec<SetReport>,
+}
+
+/// One set in a status report.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SetReport {
+    /// Its name.
+    pub name: SetName,
+    /// Its identity.
+    pub id: String,
+    /// `open`, or why it is not.
+    pub state: String,
+    /// Main, in words.
+    pub main: String,
+    /// Spares, in words.
+    pub spares: Vec<String>,
+    /// The daemon's view, when open.
+    pub status: Option<SetStatus>,
+    /// The kernel's view, when open.
+    pub target: Option<TargetReport>,
+    /// The allocator's view, per spare.
+    pub usage: Vec<Usage>,
+}
+
+/// The kernel's counters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetReport {
+    /// `ACTIVE`, `CLOSED`, `EXPIRED`.
+    pub state: String,
+    /// Live remaps.
+    pub remaps: u64,
+    /// Errors counted.
+    pub errors: u64,
+    /// Pieces of writes that wait.
+    pub held: u64,
+}
+
+impl From<TargetStatus> for TargetReport {
+    fn from(status: TargetStatus) -> TargetReport {
+        TargetReport { state: status.state, remaps: status.remaps, errors: status.errors, held: status.held }
+    }
+}
+
+/// Answer to `History`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HistoryReport {
+    /// Oldest first.
+    pub entries: Vec<Entry>,
+}
+
+/// Answer to `Create`, `Restore` and `Remap`: lines for people.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Said {
+    /// What was done.
+    pub lines: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_have_the_varlink_form() {
+        let text = serde_json::to_string(&Request::Status { name: None }).unwrap();
+        assert_eq!(text, r#"{"method":"io.remap_guardian.Status","parameters":{"name":null}}"#);
+        let request: Request = serde_json::from_str(
+            r#"{"method":"io.remap_guardian.Remap","parameters":{"name":"d","extent":{"start":8,"len":8}}}"#,
+        )
+        .unwrap();
+        assert!(matches!(request, Request::Remap { .. }));
+    }
+
+    #[test]
+    fn replies_are_told_apart() {
+        let failed: Reply = Err::<serde_json::Value, _>(Reason::new("no", "try")).into();
+        for reply in [failed, Ok::<_, Reason>(serde_json::json!({"lines": []})).into()] {
+            let text = serde_json::to_string(&reply).unwrap();
+            assert_eq!(serde_json::from_str::<Reply>(&text).unwrap(), reply);
+        }
+    }
+}

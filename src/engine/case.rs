@@ -1,0 +1,130 @@
+//! A case: one cure under way, from the fault to the live remap. The stages are those of the commit
+//! order; each ends with an `Outcome` that the runtime reports.
+
+use crate::edge::FenceId;
+use crate::model::{Decision, Extent, Fault, Millis, Remap, Sector, Sectors};
+use serde::Serialize;
+
+/// Number of a case within this run of the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct CaseId(pub u64);
+
+/// One step towards a remap. `actuate::steps` does it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Stop new I/O to the range. Ends with `Fenced`.
+    Fence(Extent),
+    /// Wait until no I/O is under way in the range, then copy what can be read of it to the spare, mark the
+    /// rest lost, and flush. Ends with `Salvaged`.
+    Salvage {
+        /// The fence to wait for.
+        fence: FenceId,
+        /// From where to where; `flags` and `seq` are filled in later.
+        remap: Remap,
+    },
+    /// Seal the fence. Ends with `Sealed`.
+    Seal(FenceId),
+    /// Write the record on the spare: the commit point. Ends with `Committed`, `NotCommitted` or `Unknown`.
+    Commit(Remap),
+    /// After an unknown outcome: make it certain that the remap is not recorded. Ends with `NotCommitted` or `Unknown`.
+    Settle(Remap),
+    /// Make the remap live. Ends with `Live`.
+    AddRemap {
+        /// The remap, as recorded.
+        remap: Remap,
+        /// The sealed fence.
+        fence: FenceId,
+    },
+    /// Give held writes in the range their error and lift the fence, if there is one. Ends with `Released`.
+    GiveUp {
+        /// The range.
+        extent: Extent,
+        /// The fence.
+        fence: Option<FenceId>,
+    },
+    /// Read the range sector by sector. Ends with `Probed`.
+    Probe(Extent),
+}
+
+/// How a step ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The fence is up.
+    Fenced(FenceId),
+    /// The content is on the spare, flushed.
+    Salvaged {
+        /// Sectors copied.
+        saved: Sectors,
+        /// Sectors marked lost.
+        lost: Vec<Sector>,
+    },
+    /// The spare extent did not take the content: another one is needed.
+    SpareFailed(String),
+    /// The fence is sealed.
+    Sealed,
+    /// The record is durable.
+    Committed(Remap),
+    /// The record is certainly not there.
+    NotCommitted(String),
+    /// Nobody knows whether the record is there.
+    Unknown(String),
+    /// I/O follows the remap.
+    Live,
+    /// Held writes got their error, the fence is gone.
+    Released,
+    /// Sectors that do not read.
+    Probed {
+        /// Those that failed with a medium error.
+        unreadable: Vec<Sector>,
+    },
+    /// The step failed before it changed anything that matters.
+    Failed(String),
+}
+
+/// Where a case stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Waiting for the fence.
+    Fencing,
+    /// Copying.
+    Salvaging,
+    /// Waiting for the seal.
+    Sealing,
+    /// Writing the record.
+    Committing,
+    /// The record's fate is unknown; the range stays sealed until it is settled.
+    Settling,
+    /// The record is durable; the kernel is being told.
+    Mapping,
+    /// Giving up.
+    Releasing,
+    /// Looking which sectors do not read.
+    Probing,
+}
+
+/// A cure under way.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Its number.
+    pub id: CaseId,
+    /// What started it.
+    pub fault: Fault,
+    /// Policy's answer.
+    pub decision: Decision,
+    /// Where it stands.
+    pub stage: Stage,
+    /// The remap being made.
+    pub remap: Option<Remap>,
+    /// The fence around it.
+    pub fence: Option<FenceId>,
+    /// Result of the salvage.
+    pub saved: Sectors,
+    /// Result of the salvage.
+    pub lost: Vec<Sector>,
+    /// Why it is being given up.
+    pub failure: Option<String>,
+    /// When an effect that can be repeated was last tried.
+    pub tried_at: Millis,
+}

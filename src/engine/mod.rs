@@ -1,0 +1,221 @@
+//! The engine: the single owner of all state. `apply` takes an event and returns effects; it never
+//! does I/O, never looks at a clock, and checks its invariants before it returns.
+
+mod case;
+mod set;
+mod status;
+
+pub use case::{CaseId, Outcome, Step};
+pub use set::SetState;
+pub use status::{CaseStatus, SetStatus};
+
+use crate::model::{Entry, Extent, Member, Millis, Remap, Sector, SetDescription, SetId, TargetError};
+use crate::policy::Policy;
+use std::collections::BTreeMap;
+
+/// Something that happened, or the result of an effect.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A set's device is open and its table is live.
+    Opened {
+        /// The set.
+        set: Box<SetDescription>,
+        /// Its live remaps.
+        remaps: Vec<Remap>,
+        /// Sectors per spare that are in use or can be used.
+        capacity: Vec<crate::model::Sectors>,
+    },
+    /// A set's device is gone or no longer ours.
+    Closed {
+        /// The set.
+        set: SetId,
+        /// Why.
+        reason: String,
+    },
+    /// Records of the target's error ring; `missed` when the ring had overwritten some.
+    Errors {
+        /// The set.
+        set: SetId,
+        /// The records.
+        records: Vec<TargetError>,
+        /// How many were lost.
+        missed: u64,
+    },
+    /// A line about a member from another source, kept as evidence.
+    Noted {
+        /// The set.
+        set: SetId,
+        /// The disk.
+        member: Member,
+        /// The sector on main that it names, if any.
+        sector: Option<Sector>,
+        /// The line.
+        text: String,
+    },
+    /// A SMART summary of a member; `worse` lists counters that rose since the last.
+    Smart {
+        /// The set.
+        set: SetId,
+        /// The disk.
+        member: Member,
+        /// One line.
+        summary: String,
+        /// What got worse.
+        worse: Vec<String>,
+    },
+    /// Verified extents are ready for remaps.
+    Reserved {
+        /// The set.
+        set: SetId,
+        /// The spare.
+        spare: u16,
+        /// The extents; fewer than wanted when the spare fills up.
+        extents: Vec<Extent>,
+        /// Sectors still free on the spare after this.
+        free: crate::model::Sectors,
+    },
+    /// A step of a case ended.
+    Done {
+        /// The set.
+        set: SetId,
+        /// The case.
+        case: CaseId,
+        /// Its result.
+        outcome: Outcome,
+    },
+    /// An operator asks for a range to move to the spare.
+    Asked {
+        /// The set.
+        set: SetId,
+        /// The range on main.
+        extent: Extent,
+    },
+    /// Another policy is in force.
+    Policy(Box<Policy>),
+    /// A second or so has passed.
+    Tick,
+}
+
+/// Something to do. The runtime does it and answers with an event where the variant says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// One step on the path to a remap, in order per set. Answer: `Event::Done`.
+    Step {
+        /// The set.
+        set: SetId,
+        /// The case.
+        case: CaseId,
+        /// The step.
+        step: Step,
+    },
+    /// Reserve and verify spare space. Answer: `Event::Reserved`.
+    Reserve {
+        /// The set.
+        set: SetId,
+        /// The spare.
+        spare: u16,
+        /// Sectors wanted.
+        want: crate::model::Sectors,
+    },
+    /// A spare extent now serves main: move it from reserved to in use.
+    MarkInUse {
+        /// The set.
+        set: SetId,
+        /// The remap.
+        remap: Remap,
+    },
+    /// A spare extent failed: never use it again.
+    MarkBad {
+        /// The set.
+        set: SetId,
+        /// The spare.
+        spare: u16,
+        /// The extent.
+        extent: Extent,
+    },
+    /// Held writes in the range belong on their remap already: try them again.
+    Retry {
+        /// The set.
+        set: SetId,
+        /// The range.
+        extent: Extent,
+    },
+    /// Read a SMART sample of the members soon.
+    SampleSmart {
+        /// The set.
+        set: SetId,
+    },
+    /// Append to the history.
+    Record(Entry),
+}
+
+/// All state of the daemon's core.
+#[derive(Debug)]
+pub struct Engine {
+    sets: BTreeMap<SetId, SetState>,
+    policy: Policy,
+    next_case: u64,
+}
+
+impl Engine {
+    /// An engine without sets.
+    pub fn new(policy: Policy) -> Engine {
+        Engine { sets: BTreeMap::new(), policy, next_case: 1 }
+    }
+
+    /// The open sets.
+    pub fn sets(&self) -> impl Iterator<Item = &SetState> {
+        self.sets.values()
+    }
+
+    /// One open set.
+    pub fn set(&self, id: SetId) -> Option<&SetState> {
+        self.sets.get(&id)
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Takes one event at time `now` and says what to do.
+    pub fn apply(&mut self, now: Millis, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Opened { set, remaps, capacity } => {
+                let mut state = SetState::new(*set, remaps, capacity);
+                effects.extend(state.refill(&self.policy));
+                effects.push(Effect::SampleSmart { set: state.id() });
+                self.sets.insert(state.id(), state);
+            }
+            Event::Closed { set, reason } => {
+                if let Some(state) = self.sets.remove(&set) {
+                    effects.push(Effect::Record(state.alert(now, format!("the device is no longer served: {reason}"))));
+                }
+            }
+            Event::Policy(policy) => {
+                self.policy = *policy;
+                effects.extend(self.sets.values_mut().flat_map(|set| set.refill(&self.policy)));
+            }
+            Event::Tick => {
+                for set in self.sets.values_mut() {
+                    effects.extend(set.tick(now));
+                }
+            }
+            Event::Errors { set, .. }
+            | Event::Noted { set, .. }
+            | Event::Smart { set, .. }
+            | Event::Reserved { set, .. }
+            | Event::Done { set, .. }
+            | Event::Asked { set, .. } => {
+                if let Some(state) = self.sets.get_mut(&set) {
+                    effects.extend(state.apply(now, event, &self.policy, &mut self.next_case));
+                }
+            }
+        }
+        for set in self.sets.values() {
+            set.check();
+        }
+        effects
+    }
+}

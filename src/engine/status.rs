@@ -1,0 +1,85 @@
+//! What people and other programs may see of the engine.
+
+use super::case::{CaseId, Stage};
+use super::set::{Counters, SetState};
+use crate::model::{Extent, Member, Remap, Sectors, SetId, SetName};
+use serde::{Deserialize, Serialize};
+
+/// One set, summed up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SetStatus {
+    /// The set.
+    pub id: SetId,
+    /// Its name.
+    pub name: SetName,
+    /// Size of the device.
+    pub sectors: Sectors,
+    /// Live remaps.
+    pub remaps: Vec<Remap>,
+    /// Per spare: capacity, in use, ready.
+    pub spares: Vec<SpareStatus>,
+    /// Cures under way.
+    pub cases: Vec<CaseStatus>,
+    /// Counts since the device was opened.
+    pub counters: Counters,
+    /// Last SMART line per member.
+    pub smart: Vec<(Member, String)>,
+}
+
+/// Space of one spare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpareStatus {
+    /// Sectors that can serve main.
+    pub capacity: Sectors,
+    /// Sectors that do.
+    pub in_use: Sectors,
+    /// Sectors verified and ready.
+    pub ready: Sectors,
+}
+
+/// One cure under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaseStatus {
+    /// Number.
+    pub id: u64,
+    /// The range on main.
+    pub extent: Extent,
+    /// Where it stands.
+    pub stage: String,
+    /// Why it is stuck, if it is.
+    pub trouble: Option<String>,
+}
+
+impl SetState {
+    /// A summary for display.
+    pub fn status(&self) -> SetStatus {
+        let spares = self.spares.iter();
+        SetStatus {
+            id: self.desc.id,
+            name: self.desc.name.clone(),
+            sectors: self.desc.main.sectors,
+            remaps: self.remaps.values().copied().collect(),
+            spares: spares.map(|s| SpareStatus { capacity: s.capacity, in_use: s.in_use, ready: s.reserve.total() }).collect(),
+            cases: self
+                .cases
+                .values()
+                .map(|case| CaseStatus {
+                    id: case_number(case.id),
+                    extent: case.fault.extent,
+                    stage: stage_word(&case.stage),
+                    trouble: case.failure.clone(),
+                })
+                .collect(),
+            counters: self.counters,
+            smart: self.smart.iter().map(|(member, line)| (*member, line.clone())).collect(),
+        }
+    }
+}
+
+fn case_number(id: CaseId) -> u64 {
+    id.0
+}
+
+fn stage_word(stage: &Stage) -> String {
+    format!("{stage:?}").to_lowercase()
+}

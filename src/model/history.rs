@@ -1,0 +1,113 @@
+//! The history: what happened to a set, with the evidence. Append-only.
+
+use super::decision::Decision;
+use super::fault::{ErrorClass, Member, Op};
+use super::remap::Remap;
+use super::set::{SetId, SetName};
+use super::units::{Extent, Millis, Sector, Sectors};
+use serde::{Deserialize, Serialize};
+
+/// One entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Number in the store, from 1; 0 until it is stored.
+    #[serde(default)]
+    pub number: u64,
+    /// When.
+    pub at: Millis,
+    /// The set.
+    pub set: SetId,
+    /// Its name at the time.
+    pub name: SetName,
+    /// What happened.
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum What {
+    /// The set was made.
+    Created {
+        /// Main, in words.
+        main: String,
+        /// Spares, in words.
+        spares: Vec<String>,
+        /// Sectors that can serve main.
+        capacity: Sectors,
+    },
+    /// The device was assembled from its disks and opened.
+    Restored {
+        /// Remaps loaded.
+        remaps: u64,
+    },
+    /// The daemon found the device already open and took it over.
+    Adopted {
+        /// Remaps in the kernel.
+        remaps: u64,
+        /// Differences between spare and kernel that were mended, in words.
+        mended: Vec<String>,
+    },
+    /// A device could not be assembled.
+    NotRestored {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A block moved to a spare.
+    Remapped {
+        /// The remap.
+        remap: Remap,
+        /// Sectors whose content was saved from main.
+        saved: Sectors,
+        /// Sectors that could not be read and are marked lost (those that the waiting write covers heal with it).
+        lost: Vec<Sector>,
+        /// Policy's answer.
+        decision: Decision,
+        /// Error class.
+        class: ErrorClass,
+        /// From the first record to the live remap, ms.
+        took_ms: u64,
+        /// Evidence lines: kernel log, earlier read errors, SMART.
+        evidence: Vec<String>,
+    },
+    /// A cure was given up; the application got the error it would have got without us.
+    NotRemapped {
+        /// The block on main.
+        extent: Extent,
+        /// Policy's answer.
+        decision: Decision,
+        /// What stopped it.
+        reason: String,
+        /// Evidence lines.
+        evidence: Vec<String>,
+    },
+    /// I/O failed and nothing can be cured now.
+    Error {
+        /// The disk.
+        member: Member,
+        /// Kind of I/O.
+        op: Op,
+        /// The range on main, none for a flush.
+        extent: Option<Extent>,
+        /// Error class.
+        class: ErrorClass,
+        /// The sectors that did not read when tried one by one, where that was tried.
+        unreadable: Vec<Sector>,
+        /// What it means, in words.
+        meaning: String,
+        /// Evidence lines.
+        evidence: Vec<String>,
+    },
+    /// A SMART reading changed for the worse.
+    Smart {
+        /// The disk.
+        member: Member,
+        /// What changed, in words.
+        change: String,
+    },
+    /// Something a person should look at.
+    Alert {
+        /// In words.
+        message: String,
+    },
+}

@@ -1,0 +1,16 @@
+//! The words of the field as types: sectors, extents, members, faults, remaps, decisions, history.
+//! Depends on nothing else in the crate.
+
+pub mod decision;
+pub mod fault;
+pub mod history;
+pub mod remap;
+pub mod set;
+pub mod units;
+
+pub use decision::{Action, Decision};
+pub use fault::{ErrorClass, Fault, Member, Op, TargetError, TargetErrorKind};
+pub use history::{Entry, What};
+pub use remap::{Remap, RemapFlags};
+pub use set::{Geometry, Identity, Secret, SetDescription, SetId, SetName};
+pub use units::{Extent, ExtentError, Millis, Sector, Sectors};

@@ -1,0 +1,102 @@
+//! Policy: what to do with a fault. `decide` is pure: no clock, no I/O.
+
+mod file;
+mod load;
+
+pub use file::{Policy, Spare, Spending, WriteError};
+pub use load::{PolicyError, load};
+
+use crate::model::{Action, Decision, Fault, Op, Sectors};
+
+/// What has been spent and what is left, as policy needs it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Cure blocks moved in the last hour.
+    pub blocks_last_hour: u64,
+    /// Cure blocks moved in the last 24 hours.
+    pub blocks_last_day: u64,
+    /// Cure blocks that this fault would take.
+    pub blocks_wanted: u64,
+    /// Verified sectors that are ready on the spares.
+    pub ready: Sectors,
+}
+
+/// Decides about one fault.
+pub fn decide(policy: &Policy, ledger: &Ledger, fault: &Fault) -> Decision {
+    let answer = |action, rule: &str, reason: String| Decision { action, rule: format!("{}/{rule}", policy.name), reason };
+    if fault.op != Op::Write {
+        let reason = format!("a failed {} is recorded; the sectors heal when they are next written", fault.op);
+        return answer(Action::Observe, "read_error", reason);
+    }
+    if policy.write_error.action == Action::Observe {
+        return answer(Action::Observe, "write_error.action", "this policy only observes".into());
+    }
+    if !policy.write_error.classes.contains(&fault.class) {
+        let reason = format!("errors of class {} never cost a spare under this policy", fault.class);
+        return answer(Action::Observe, "write_error.classes", reason);
+    }
+    for (what, spent, limit) in [
+        ("blocks_per_hour", ledger.blocks_last_hour, policy.spending.blocks_per_hour),
+        ("blocks_per_day", ledger.blocks_last_day, policy.spending.blocks_per_day),
+    ] {
+        if spent.saturating_add(ledger.blocks_wanted) > limit {
+            let reason = format!("{} more blocks would exceed {what} = {limit} ({spent} spent)", ledger.blocks_wanted);
+            return answer(Action::Observe, &format!("spending.{what}"), reason);
+        }
+    }
+    let reason = format!("a {} error on write, bound to this block while its neighbours work", fault.class);
+    answer(Action::Remap, "write_error", reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::*;
+
+    fn policy() -> Policy {
+        Policy::test_balanced()
+    }
+
+    fn fault(op: Op, class: ErrorClass) -> Fault {
+        Fault {
+            set: SetId(uuid::Uuid::nil()),
+            member: Member::Main,
+            op,
+            extent: Extent::new(Sector(8), Sectors(8)).unwrap(),
+            class,
+            held: true,
+            at: Millis(0),
+        }
+    }
+
+    fn one_block() -> Ledger {
+        Ledger { blocks_wanted: 1, ready: Sectors(8), ..Ledger::default() }
+    }
+
+    #[test]
+    fn only_the_medium_costs_a_spare() {
+        for class in [ErrorClass::Medium, ErrorClass::Ioerr, ErrorClass::Target] {
+            assert_eq!(decide(&policy(), &one_block(), &fault(Op::Write, class)).action, Action::Remap);
+        }
+        for class in [ErrorClass::Transport, ErrorClass::Timeout, ErrorClass::Nospc, ErrorClass::Other] {
+            let decision = decide(&policy(), &one_block(), &fault(Op::Write, class));
+            assert_eq!((decision.action, decision.rule.as_str()), (Action::Observe, "balanced/write_error.classes"));
+        }
+    }
+
+    #[test]
+    fn reads_are_only_recorded() {
+        assert_eq!(decide(&policy(), &one_block(), &fault(Op::Read, ErrorClass::Medium)).action, Action::Observe);
+    }
+
+    #[test]
+    fn spending_is_bounded_to_the_block() {
+        let mut policy = policy();
+        policy.spending.blocks_per_hour = 10;
+        let with = |spent| Ledger { blocks_last_hour: spent, ..one_block() };
+        assert_eq!(decide(&policy, &with(9), &fault(Op::Write, ErrorClass::Medium)).action, Action::Remap);
+        let refused = decide(&policy, &with(10), &fault(Op::Write, ErrorClass::Medium));
+        assert_eq!((refused.action, refused.rule.as_str()), (Action::Observe, "balanced/spending.blocks_per_hour"));
+        assert!(refused.reason.contains("10 spent"), "{}", refused.reason);
+    }
+}

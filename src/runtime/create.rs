@@ -1,0 +1,168 @@
+//! Makes a set: checks everything first, then writes, and takes back what it wrote when something fails.
+
+use super::assemble::words;
+use crate::actuate::{Access, DirectDevice, activate, format_spare, wipe_headers};
+use crate::control::Reason;
+use crate::edge::FoundDevice;
+use crate::format::geometry;
+use crate::model::{Millis, Secret, SetDescription, SetId, SetName};
+use crate::sources::{in_use, signature};
+use std::path::{Path, PathBuf};
+
+/// The most spares a set can have: what fits into a header.
+pub const MAX_SPARES: usize = 8;
+
+/// What `create` was asked.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// Name.
+    pub name: SetName,
+    /// The disk to protect.
+    pub main: PathBuf,
+    /// The spares.
+    pub spares: Vec<PathBuf>,
+    /// Take spares that hold something.
+    pub overwrite_spare: bool,
+}
+
+/// Checks a wish without changing anything. The description is complete but nowhere written.
+pub fn check(wish: &Wish, devices: &[FoundDevice], now: Millis) -> Result<SetDescription, Reason> {
+    activate::ensure_target().map_err(|error| Reason::from(error.to_string()))?;
+    let main = find(&wish.main, devices)?;
+    let spares = wish.spares.iter().map(|path| find(path, devices)).collect::<Result<Vec<_>, _>>()?;
+    if spares.is_empty() || spares.len() > MAX_SPARES {
+        return Err(Reason::new(format!("{} spares were given", spares.len()), format!("give 1 to {MAX_SPARES} with --spare")));
+    }
+    for (index, spare) in spares.iter().enumerate() {
+        distinct(main, spare, "main and spare")?;
+        for other in &spares[..index] {
+            if other.devno == spare.devno {
+                return Err(Reason::new(format!("{} is given twice", spare.node.display()), "name each spare once"));
+            }
+        }
+        if spare.identity.logical_block != main.identity.logical_block {
+            let (ours, theirs) = (main.identity.logical_block, spare.identity.logical_block);
+            let message = format!(
+                "{} has logical blocks of {theirs} bytes, {} of {ours}: they must be equal",
+                spare.node.display(),
+                main.node.display()
+            );
+            return Err(Reason::new(message, format!("use a spare with logical blocks of {ours} bytes")));
+        }
+    }
+    for device in std::iter::once(main).chain(spares.iter().copied()) {
+        free(device)?;
+        recognisable(device)?;
+    }
+    for spare in &spares {
+        blank(spare, wish.overwrite_spare)?;
+    }
+    describe(wish, main, &spares, now)
+}
+
+fn describe(wish: &Wish, main: &FoundDevice, spares: &[&FoundDevice], now: Millis) -> Result<SetDescription, Reason> {
+    let mut secret = [0; 16];
+    getrandom::fill(&mut secret).map_err(|error| Reason::from(format!("no random numbers: {error}")))?;
+    let mut desc = SetDescription {
+        id: SetId(uuid::Uuid::new_v4()),
+        name: wish.name.clone(),
+        main: main.identity.clone(),
+        spares: spares.iter().map(|spare| spare.identity.clone()).collect(),
+        secret: Secret(secret),
+        geometry: Vec::new(),
+        created: now,
+    };
+    let block = desc.block();
+    for spare in spares {
+        let geometry = geometry(spare.identity.sectors, block)
+            .map_err(|error| Reason::new(format!("{}: {error}", spare.node.display()), "use a larger spare"))?;
+        desc.geometry.push(geometry);
+    }
+    Ok(desc)
+}
+
+/// Writes the headers and tables. On failure the spares are blank again.
+pub fn write(desc: &SetDescription, wish: &Wish) -> Result<(), Reason> {
+    let mut written: Vec<&Path> = Vec::new();
+    for (index, path) in wish.spares.iter().enumerate() {
+        written.push(path);
+        let result = DirectDevice::open(path, Access::SOLE)
+            .map_err(|error| error.to_string())
+            .and_then(|io| format_spare(&io, desc, index as u16).map_err(|error| error.to_string()));
+        if let Err(error) = result {
+            take_back(&written);
+            return Err(Reason::new(format!("{}: {error}", path.display()), "check the disk with smartctl, or use another one"));
+        }
+    }
+    Ok(())
+}
+
+/// Makes spares blank again after a failed `create`.
+pub fn take_back(spares: &[&Path]) {
+    for path in spares {
+        let wiped = DirectDevice::open(path, Access::SOLE)
+            .map_err(|error| error.to_string())
+            .and_then(|io| wipe_headers(&io).map_err(|error| error.to_string()));
+        if let Err(error) = wiped {
+            tracing::error!(spare = %path.display(), error, "headers of a set that was not made stay on the spare");
+        }
+    }
+}
+
+fn find<'a>(path: &Path, devices: &'a [FoundDevice]) -> Result<&'a FoundDevice, Reason> {
+    let at = |error: std::io::Error| Reason::new(format!("{}: {error}", path.display()), "see “lsblk” for the devices there are");
+    let real = std::fs::canonicalize(path).map_err(at)?;
+    let kind = std::fs::metadata(&real).map_err(at)?;
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    if !kind.file_type().is_block_device() {
+        return Err(Reason::new(format!("{} is not a block device", path.display()), "see “lsblk” for the devices there are"));
+    }
+    let devno = (rustix::fs::major(kind.rdev()), rustix::fs::minor(kind.rdev()));
+    devices.iter().find(|device| device.devno == devno).ok_or_else(|| {
+        let hint = "use a disk or a partition; devices of remap-guardian itself and empty drives cannot be members";
+        Reason::new(format!("{} cannot be a member of a set", path.display()), hint)
+    })
+}
+
+fn distinct(one: &FoundDevice, two: &FoundDevice, what: &str) -> Result<(), Reason> {
+    let serial = |device: &FoundDevice| (device.identity.serial.clone(), device.identity.wwn.clone());
+    let same_drive = !one.identity.serial.is_empty() && serial(one) == serial(two);
+    if one.disk == two.disk || same_drive {
+        let message = format!("{what} are on the same disk: {} and {}", one.node.display(), two.node.display());
+        return Err(Reason::new(message, "a disk that dies takes its spare with it: use a spare on another disk"));
+    }
+    Ok(())
+}
+
+/// Nobody else uses the device.
+fn free(device: &FoundDevice) -> Result<(), Reason> {
+    let at = |error: std::io::Error| Reason::from(format!("{}: {error}", device.node.display()));
+    let mut uses = in_use::uses(&in_use::Roots::default(), &device.name).map_err(at)?;
+    uses.extend(in_use::exclusively(&device.node).map_err(at)?);
+    match uses.first() {
+        Some(first) => {
+            Err(Reason::new(format!("{} is in use: {first}", device.node.display()), "unmount it, or stop what uses it, first"))
+        }
+        None => Ok(()),
+    }
+}
+
+fn recognisable(device: &FoundDevice) -> Result<(), Reason> {
+    device.identity.matches(&device.identity).map_err(|reason| {
+        Reason::new(
+            format!("{}: {reason}", device.node.display()),
+            "use a disk with a serial number, or a GPT partition, so that it is found again after a reboot",
+        )
+    })
+}
+
+fn blank(spare: &FoundDevice, overwrite: bool) -> Result<(), Reason> {
+    let signature = signature::signature(&spare.node).map_err(|error| Reason::from(error.to_string()))?;
+    match signature {
+        Some(what) if !overwrite => Err(Reason::new(
+            format!("{} ({}) is not blank: it holds {what}", spare.node.display(), words(&spare.identity)),
+            "if nothing on it is needed: wipefs --all on it, or repeat with --overwrite-spare",
+        )),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,382 @@
+//! The daemon's own task: the one owner of the engine. Inputs come in, effects go out.
+
+use super::actuator::{self, Work};
+use super::assemble::{self, Candidate, Opened};
+use super::inputs;
+use super::storekeeper::Storekeeper;
+use super::watcher;
+use crate::config::Settings;
+use crate::control::{self, Reason};
+use crate::edge::{ExtentState, FoundDevice};
+use crate::engine::{Effect, Engine, Event};
+use crate::model::{Entry, Extent, Member, Millis, SetId, SetName, What};
+use crate::policy;
+use crate::sources::kmsg_text::KernelNote;
+use anyhow::Context;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc;
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+/// Everything that can wake the daemon.
+pub enum Input {
+    /// For the engine.
+    Engine(Event),
+    /// Reserved extents were tried.
+    Verified {
+        /// The set.
+        set: SetId,
+        /// The spare.
+        spare: u16,
+        /// Extents that hold data.
+        good: Vec<Extent>,
+        /// Those that do not.
+        bad: Vec<Extent>,
+    },
+    /// Block devices came, went or changed.
+    Devices,
+    /// A look at the disks is done.
+    Discovered {
+        /// Sets, complete or not.
+        candidates: BTreeMap<SetId, Candidate>,
+        /// The attempts to open complete ones.
+        attempts: Vec<(SetId, Result<Box<Opened>, String>)>,
+    },
+    /// A line of the kernel log.
+    Kernel(KernelNote),
+    /// A device-mapper device had an event.
+    DmEvent(SetId),
+    /// A SMART sample was read.
+    Smart(inputs::Sample),
+    /// A request on the control socket.
+    Asked(control::server::Asked),
+    /// `create` has ended.
+    Created {
+        /// Its name.
+        name: SetName,
+        /// The new set, open.
+        opened: Result<Box<Opened>, Reason>,
+        /// Who asked.
+        tell: tokio::sync::oneshot::Sender<Result<serde_json::Value, Reason>>,
+    },
+}
+
+/// A set that is served.
+pub(super) struct Serving {
+    pub(super) main: FoundDevice,
+    pub(super) spares: Vec<FoundDevice>,
+    work: mpsc::Sender<Work>,
+    poke: mpsc::Sender<()>,
+    smart_due: Millis,
+}
+
+/// The daemon.
+pub(super) struct Daemon {
+    pub(super) settings: Settings,
+    pub(super) engine: Engine,
+    pub(super) store: Storekeeper,
+    pub(super) serving: BTreeMap<SetId, Serving>,
+    pub(super) candidates: BTreeMap<SetId, Candidate>,
+    pub(super) looking: bool,
+    pub(super) look_again: bool,
+    pub(super) waiting_for_look: Vec<tokio::sync::oneshot::Sender<()>>,
+    pub(super) busy: BTreeSet<SetName>,
+    pub(super) out: UnboundedSender<Input>,
+    told: BTreeMap<SetId, String>,
+    smart: inputs::Smart,
+}
+
+/// The time now, Unix ms.
+pub fn now() -> Millis {
+    Millis(jiff::Timestamp::now().as_millisecond().max(0) as u64)
+}
+
+/// Runs until a signal asks to stop.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let policy = policy::load(&settings.policy, &settings.policy_dirs).context("the policy cannot be used")?;
+    std::fs::create_dir_all(&settings.state_dir).with_context(|| settings.state_dir.display().to_string())?;
+    let listener = control::server::bind(&settings.socket()).context("the control socket cannot be opened")?;
+    let store = crate::store::SledStore::open(settings.store()).context("the store cannot be opened")?;
+    let (store, store_thread) = Storekeeper::start(Box::new(store))?;
+    let (out, mut inputs) = tokio::sync::mpsc::unbounded_channel();
+    inputs::start(&settings, &out, listener);
+    let mut daemon = Daemon {
+        engine: Engine::new(policy),
+        store,
+        serving: BTreeMap::new(),
+        candidates: BTreeMap::new(),
+        looking: false,
+        look_again: false,
+        waiting_for_look: Vec::new(),
+        busy: BTreeSet::new(),
+        out,
+        told: BTreeMap::new(),
+        smart: inputs::Smart::default(),
+        settings,
+    };
+    daemon.look();
+    daemon.serve(&mut inputs).await?;
+    tracing::info!("stopping; devices stay open, what is held gets its error when the lease ends");
+    drop(daemon);
+    drop(tokio::task::spawn_blocking(move || store_thread.join()).await);
+    Ok(())
+}
+
+impl Daemon {
+    async fn serve(&mut self, inputs: &mut UnboundedReceiver<Input>) -> anyhow::Result<()> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut stop = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut reload = signal(SignalKind::hangup())?;
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = stop.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                _ = reload.recv() => self.reload(),
+                _ = tick.tick() => self.tick(),
+                Some(input) = inputs.recv() => self.take(input),
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Engine(event) => self.apply(event),
+            Input::Verified { set, spare, good, bad } => self.verified(set, spare, good, bad),
+            Input::Devices => self.look(),
+            Input::Discovered { candidates, attempts } => self.discovered(candidates, attempts),
+            Input::Kernel(note) => self.note(note),
+            Input::DmEvent(set) => {
+                if let Some(serving) = self.serving.get(&set) {
+                    let _ = serving.poke.send(());
+                }
+            }
+            Input::Smart(sample) => {
+                let event = self.smart.taken(sample);
+                self.apply(event);
+            }
+            Input::Asked((request, tell)) => self.answer(request, tell),
+            Input::Created { name, opened, tell } => self.created(&name, opened, tell),
+        }
+    }
+
+    /// Lets the engine decide, and does what it says.
+    pub(super) fn apply(&mut self, event: Event) {
+        let closed = if let Event::Closed { set, .. } = &event { Some(*set) } else { None };
+        for effect in self.engine.apply(now(), event) {
+            self.run_effect(effect);
+        }
+        if let Some(set) = closed {
+            self.serving.remove(&set);
+        }
+    }
+
+    fn run_effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Step { set, case, step } => self.work(set, Work::Step(case, step)),
+            Effect::Retry { set, extent } => self.work(set, Work::Retry(extent)),
+            Effect::Reserve { set, spare, want } => self.reserve(set, spare, want),
+            Effect::MarkInUse { set, remap } => {
+                let state = ExtentState::InUse { main: remap.main.start() };
+                self.mark(set, remap.spare, remap.spare_extent(), state);
+            }
+            Effect::MarkBad { set, spare, extent } => self.mark(set, spare, extent, ExtentState::Bad),
+            Effect::SampleSmart { set } => {
+                if let Some(serving) = self.serving.get_mut(&set) {
+                    // Soon, but not for each of a burst of cures.
+                    serving.smart_due = Millis(serving.smart_due.0.min(now().0 + 2_000));
+                }
+            }
+            Effect::Record(entry) => self.record(entry),
+        }
+    }
+
+    fn work(&self, set: SetId, work: Work) {
+        if let Some(serving) = self.serving.get(&set) {
+            drop(serving.work.send(work));
+        }
+    }
+
+    fn mark(&self, set: SetId, spare: u16, extent: Extent, state: ExtentState) {
+        self.store.queue(move |store| {
+            if let Err(error) = store.mark(set, spare, extent, state) {
+                tracing::warn!(%extent, %error, "the allocator lags behind the spare until the next start");
+            }
+        });
+    }
+
+    fn reserve(&self, set: SetId, spare: u16, want: crate::model::Sectors) {
+        let Some(serving) = self.serving.get(&set) else { return };
+        let Some(state) = self.engine.set(set) else { return };
+        let (block, work, out) = (state.description().block(), serving.work.clone(), self.out.clone());
+        self.store.queue(move |store| match store.reserve(set, spare, want, block) {
+            Ok(extents) => drop(work.send(Work::Verify(spare, extents))),
+            Err(error) => {
+                tracing::warn!(%error, "no spare space could be reserved");
+                drop(out.send(Input::Verified { set, spare, good: Vec::new(), bad: Vec::new() }));
+            }
+        });
+    }
+
+    fn verified(&mut self, set: SetId, spare: u16, good: Vec<Extent>, bad: Vec<Extent>) {
+        let out = self.out.clone();
+        self.store.queue(move |store| {
+            for extent in bad {
+                tracing::warn!(%extent, spare, "spare sectors failed their check and are never used");
+                if let Err(error) = store.mark(set, spare, extent, ExtentState::Bad) {
+                    tracing::warn!(%error, "the allocator does not remember bad spare sectors");
+                }
+            }
+            let free = store.usage(set, spare).map(|usage| usage.free).unwrap_or_default();
+            drop(out.send(Input::Engine(Event::Reserved { set, spare, extents: good, free })));
+        });
+    }
+
+    /// Appends to the history and tells the log.
+    pub(super) fn record(&self, entry: Entry) {
+        tracing::info!(set = %entry.name, "{}", crate::cli::history::sentence(&entry.what));
+        self.store.queue(move |store| {
+            if let Err(error) = store.append(&entry) {
+                tracing::error!(%error, "history could not be written");
+            }
+        });
+    }
+
+    /// Looks at the disks in the background; complete sets are opened.
+    pub(super) fn look(&mut self) {
+        if self.looking {
+            self.look_again = true;
+            return;
+        }
+        self.looking = true;
+        let (settings, out) = (self.settings.clone(), self.out.clone());
+        let skip: BTreeSet<SetId> = self.serving.keys().copied().collect();
+        tokio::task::spawn_blocking(move || {
+            let candidates = match inputs::devices(&settings) {
+                Ok(devices) => assemble::discover(&devices),
+                Err(error) => {
+                    tracing::error!(%error, "the block devices cannot be listed");
+                    BTreeMap::new()
+                }
+            };
+            let ready = candidates.iter().filter(|(id, candidate)| !skip.contains(id) && candidate.complete().is_ok());
+            let attempts = ready.map(|(id, candidate)| (*id, assemble::open(candidate, &settings).map(Box::new))).collect();
+            drop(out.send(Input::Discovered { candidates, attempts }));
+        });
+    }
+
+    fn discovered(&mut self, candidates: BTreeMap<SetId, Candidate>, attempts: Vec<(SetId, Result<Box<Opened>, String>)>) {
+        self.looking = false;
+        self.candidates = candidates;
+        for (id, attempt) in attempts {
+            match attempt {
+                Ok(opened) => self.start_serving(*opened),
+                Err(reason) => self.not_restored(id, reason),
+            }
+        }
+        let waiting: Vec<(SetId, String)> = self
+            .candidates
+            .iter()
+            .filter(|(id, _)| !self.serving.contains_key(id))
+            .filter_map(|(id, candidate)| candidate.complete().err().map(|reason| (*id, reason)))
+            .collect();
+        for (id, reason) in waiting {
+            self.not_restored(id, reason);
+        }
+        if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+            tracing::debug!(%error, "systemd was not told");
+        }
+        for waiting in self.waiting_for_look.drain(..) {
+            let _ = waiting.send(());
+        }
+        if std::mem::take(&mut self.look_again) {
+            self.look();
+        }
+    }
+
+    /// Says once why a set is not open.
+    fn not_restored(&mut self, id: SetId, reason: String) {
+        if self.told.get(&id) == Some(&reason) {
+            return;
+        }
+        self.told.insert(id, reason.clone());
+        if let Some(candidate) = self.candidates.get(&id) {
+            let name = candidate.desc.name.clone();
+            self.record(Entry { number: 0, at: now(), set: id, name, what: What::NotRestored { reason } });
+        }
+    }
+
+    /// Why a set is not open, if it was said.
+    pub(super) fn why_not(&self, id: SetId) -> Option<&String> {
+        self.told.get(&id)
+    }
+
+    pub(super) fn start_serving(&mut self, opened: Opened) {
+        let Opened { desc, main, spares, remaps, actuator, watcher, since, adopted } = opened;
+        let id = desc.id;
+        let threads = actuator::start(id, actuator, self.out.clone())
+            .and_then(|work| Ok((work, watcher::start(id, watcher, since, self.settings.lease_ms, self.out.clone())?)));
+        let (work, poke) = match threads {
+            Ok(threads) => threads,
+            Err(error) => return self.not_restored(id, format!("no thread could be started: {error}")),
+        };
+        self.told.remove(&id);
+        self.rebuild(&desc, &remaps);
+        let what = match adopted {
+            Some(mended) => What::Adopted { remaps: remaps.len() as u64, mended },
+            None => What::Restored { remaps: remaps.len() as u64 },
+        };
+        self.record(Entry { number: 0, at: now(), set: id, name: desc.name.clone(), what });
+        let serving = Serving { main, spares, work, poke, smart_due: now() };
+        self.serving.insert(id, serving);
+        let capacity = assemble::capacity(&desc);
+        self.apply(Event::Opened { set: Box::new(desc), remaps, capacity });
+    }
+
+    /// Brings registry and allocator in line with the spares, which are the truth.
+    fn rebuild(&self, desc: &crate::model::SetDescription, remaps: &[crate::model::Remap]) {
+        let (desc, remaps) = (desc.clone(), remaps.to_vec());
+        self.store.queue(move |store| {
+            let spares = desc.geometry.iter().enumerate().map(|(index, geometry)| (index as u16, geometry.data));
+            let rebuilt = store.put_set(&desc).and_then(|()| {
+                spares.into_iter().try_for_each(|(spare, data)| {
+                    let live: Vec<_> = remaps.iter().filter(|remap| remap.spare == spare).copied().collect();
+                    store.rebuild(desc.id, spare, data, &live)
+                })
+            });
+            if let Err(error) = rebuilt {
+                tracing::error!(%error, "the allocator could not be rebuilt: nothing will be remapped");
+            }
+        });
+    }
+
+    fn tick(&mut self) {
+        drop(sd_notify::notify(false, &[sd_notify::NotifyState::Watchdog]));
+        self.apply(Event::Tick);
+        let now = now();
+        for (id, serving) in &mut self.serving {
+            if now >= serving.smart_due {
+                serving.smart_due = Millis(now.0 + self.settings.smart_minutes * 60_000);
+                let spares = serving.spares.iter().enumerate().map(|(i, spare)| (Member::Spare(i as u16), spare.clone()));
+                let members = std::iter::once((Member::Main, serving.main.clone())).chain(spares).collect();
+                self.smart.sample(*id, members, self.out.clone());
+            }
+        }
+    }
+
+    fn note(&mut self, note: KernelNote) {
+        let hits: Vec<Event> = self.serving.iter().filter_map(|(id, serving)| inputs::concerns(*id, serving, &note)).collect();
+        for event in hits {
+            self.apply(event);
+        }
+    }
+
+    fn reload(&mut self) {
+        match policy::load(&self.settings.policy, &self.settings.policy_dirs) {
+            Ok(policy) => self.apply(Event::Policy(Box::new(policy))),
+            Err(error) => tracing::error!(%error, "the policy in force stays"),
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The daemon: waits for what happens, lets the engine decide, does what it says. The only place where
+//! threads and tasks are started.
+
+mod actuator;
+mod assemble;
+mod create;
+mod daemon;
+mod inputs;
+mod requests;
+mod storekeeper;
+mod watcher;
+
+pub use assemble::words;
+pub use daemon::run;

@@ -1,0 +1,254 @@
+//! Answers to the command line.
+
+use super::assemble::{self, words};
+use super::create::{self, Wish};
+use super::daemon::{Daemon, Input, now};
+use super::inputs;
+use crate::control::{HistoryReport, Reason, Request, Said, SetReport, StatusReport};
+use crate::engine::Event;
+use crate::model::{Entry, Extent, SetId, SetName, What};
+use serde_json::Value;
+use tokio::sync::oneshot::Sender;
+
+type Tell = Sender<Result<Value, Reason>>;
+
+fn json(value: impl serde::Serialize) -> Result<Value, Reason> {
+    serde_json::to_value(value).map_err(|error| Reason::from(error.to_string()))
+}
+
+fn say(lines: impl IntoIterator<Item = String>) -> Result<Value, Reason> {
+    json(Said { lines: lines.into_iter().collect() })
+}
+
+impl Daemon {
+    pub(super) fn answer(&mut self, request: Request, tell: Tell) {
+        match request {
+            Request::Status { name } => self.status(name, tell),
+            Request::History { name, since, limit } => self.history(name, since, limit, tell),
+            Request::Create { name, main, spares, overwrite_spare } => {
+                self.create(Wish { name, main, spares, overwrite_spare }, tell);
+            }
+            Request::Restore { name } => self.restore(name, tell),
+            Request::Remap { name, extent } => drop(tell.send(self.remap(&name, extent))),
+        }
+    }
+
+    fn status(&mut self, name: Option<SetName>, tell: Tell) {
+        let mut reports: Vec<(SetId, SetReport)> = Vec::new();
+        for (id, candidate) in &self.candidates {
+            let serving = self.serving.get(id);
+            let node = |device: Option<&crate::edge::FoundDevice>, identity| match device {
+                Some(device) => format!("{} ({})", device.node.display(), words(identity)),
+                None => format!("missing ({})", words(identity)),
+            };
+            let desc = &candidate.desc;
+            let state = match serving {
+                Some(_) => "open".to_string(),
+                None => self.why_not(*id).cloned().or(candidate.complete().err()).unwrap_or_else(|| "not open yet".into()),
+            };
+            let main = serving.map(|serving| &serving.main).or(candidate.main.as_ref().ok());
+            let spares = desc.spares.iter().enumerate().map(|(i, identity)| {
+                let found = serving.and_then(|serving| serving.spares.get(i)).or(candidate.spares.get(&(i as u16)));
+                node(found, identity)
+            });
+            let report = SetReport {
+                name: desc.name.clone(),
+                id: id.to_string(),
+                state,
+                main: node(main, &desc.main),
+                spares: spares.collect(),
+                status: self.engine.set(*id).map(|set| set.status()),
+                target: None,
+                usage: Vec::new(),
+            };
+            if name.as_ref().is_none_or(|name| *name == desc.name) {
+                reports.push((*id, report));
+            }
+        }
+        let policy = self.engine.policy().name.clone();
+        self.store.queue(move |store| {
+            // A set whose disks are all gone is known from the registry only.
+            for desc in store.sets().unwrap_or_default() {
+                if !reports.iter().any(|(id, _)| *id == desc.id) && name.as_ref().is_none_or(|name| *name == desc.name) {
+                    reports.push((desc.id, absent(&desc)));
+                }
+            }
+            if let (Some(name), true) = (name, reports.is_empty()) {
+                drop(tell.send(Err(unknown(&name))));
+                return;
+            }
+            for (id, report) in &mut reports {
+                if report.status.is_some() {
+                    let spares = 0..report.spares.len() as u16;
+                    report.usage = spares.filter_map(|spare| store.usage(*id, spare).ok()).collect();
+                    report.target = crate::actuate::target::peek(*id).ok().map(Into::into);
+                }
+            }
+            reports.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+            let sets = reports.into_iter().map(|(_, report)| report).collect();
+            drop(tell.send(json(StatusReport { daemon: env!("CARGO_PKG_VERSION").into(), policy, sets })));
+        });
+    }
+
+    fn history(&mut self, name: Option<SetName>, since: crate::model::Millis, limit: usize, tell: Tell) {
+        self.store.queue(move |store| {
+            let entries = store.history(None, since, usize::MAX).map_err(|error| Reason::from(error.to_string()));
+            drop(tell.send(entries.and_then(|entries| {
+                let mut entries: Vec<Entry> =
+                    entries.into_iter().filter(|entry| name.as_ref().is_none_or(|name| *name == entry.name)).collect();
+                if let (Some(name), true) = (&name, entries.is_empty()) {
+                    let known = store.sets().unwrap_or_default().iter().any(|desc| desc.name == *name);
+                    if !known {
+                        return Err(unknown(name));
+                    }
+                }
+                entries.drain(..entries.len().saturating_sub(limit));
+                json(HistoryReport { entries })
+            })));
+        });
+    }
+
+    fn id_of(&self, name: &SetName) -> Option<SetId> {
+        self.candidates.values().find(|candidate| candidate.desc.name == *name).map(|candidate| candidate.desc.id)
+    }
+
+    fn remap(&mut self, name: &SetName, extent: Extent) -> Result<Value, Reason> {
+        let id = self.id_of(name).ok_or_else(|| unknown(name))?;
+        let Some(set) = self.engine.set(id) else {
+            return Err(Reason::new(format!("“{name}” is not open"), format!("remap-guardian status {name}")));
+        };
+        let size = set.description().main.sectors;
+        if extent.end().0 > size.0 {
+            let message = format!("sectors {extent} are beyond the end of “{name}”, which has {size}");
+            return Err(Reason::new(message, format!("give a sector from 0 to {}", size.0 - 1)));
+        }
+        if set.remaps().any(|remap| remap.main.overlaps(&extent)) {
+            return Err(Reason::new(
+                format!("some of sectors {extent} are remapped already"),
+                format!("remap-guardian status {name}"),
+            ));
+        }
+        if extent.len().0 > crate::triage::MAX_BLOCKS * set.description().block().0 {
+            let most = crate::triage::MAX_BLOCKS * set.description().block().0;
+            return Err(Reason::new(format!("{} sectors are too many at once", extent.len()), format!("give at most {most}")));
+        }
+        self.apply(Event::Asked { set: id, extent });
+        say([format!("moving sectors {extent} of “{name}” to its spare; see: remap-guardian history {name}")])
+    }
+
+    fn restore(&mut self, name: Option<SetName>, tell: Tell) {
+        self.look();
+        let (done, wait) = tokio::sync::oneshot::channel();
+        self.waiting_for_look.push(done);
+        let out = self.out.clone();
+        // Asked again when the look is over, as a plain status.
+        tokio::spawn(async move {
+            drop(wait.await);
+            let (status_tell, status) = tokio::sync::oneshot::channel();
+            drop(out.send(Input::Asked((Request::Status { name: name.clone() }, status_tell))));
+            let answer = match status.await {
+                Ok(Ok(report)) => restored(report),
+                Ok(Err(reason)) => Err(reason),
+                Err(_) => Err(Reason::from("the daemon is stopping".to_string())),
+            };
+            drop(tell.send(answer));
+        });
+    }
+
+    fn create(&mut self, wish: Wish, tell: Tell) {
+        if self.id_of(&wish.name).is_some() || self.busy.contains(&wish.name) {
+            let reason = Reason::new(
+                format!("there is a set “{}” already", wish.name),
+                "choose another name, or see: remap-guardian status",
+            );
+            drop(tell.send(Err(reason)));
+            return;
+        }
+        self.busy.insert(wish.name.clone());
+        let (settings, out) = (self.settings.clone(), self.out.clone());
+        tokio::task::spawn_blocking(move || {
+            let name = wish.name.clone();
+            let opened = make(&wish, &settings).map(Box::new);
+            drop(out.send(Input::Created { name, opened, tell }));
+        });
+    }
+
+    pub(super) fn created(&mut self, name: &SetName, opened: Result<Box<assemble::Opened>, Reason>, tell: Tell) {
+        self.busy.remove(name);
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(reason) => return drop(tell.send(Err(reason))),
+        };
+        let desc = opened.desc.clone();
+        let node = |device: &crate::edge::FoundDevice| format!("{} ({})", device.node.display(), words(&device.identity));
+        let capacity = assemble::capacity(&desc).iter().map(|sectors| sectors.0).sum();
+        let what = What::Created {
+            main: node(&opened.main),
+            spares: opened.spares.iter().map(node).collect(),
+            capacity: crate::model::Sectors(capacity),
+        };
+        self.record(Entry { number: 0, at: now(), set: desc.id, name: desc.name.clone(), what });
+        let spares = opened.spares.iter().enumerate().map(|(i, device)| (i as u16, device.clone())).collect();
+        let candidate = assemble::Candidate { desc: desc.clone(), spares, main: Ok(opened.main.clone()), conflict: None };
+        self.candidates.insert(desc.id, candidate);
+        self.start_serving(*opened);
+        drop(tell.send(say([
+            format!(
+                "/dev/mapper/{} is open: {} MiB protected, {} MiB of spare space",
+                desc.name,
+                desc.main.sectors.bytes() >> 20,
+                capacity >> 11
+            ),
+            format!(
+                "use /dev/mapper/{} from now on, never the disk below it; for a mount at boot put this into /etc/fstab:",
+                desc.name
+            ),
+            format!("  /dev/mapper/{}  /where  auto  nofail,x-systemd.device-timeout=2min  0 2", desc.name),
+        ])));
+    }
+}
+
+/// Checks, writes, opens. What was written is taken back if the device cannot be opened.
+fn make(wish: &Wish, settings: &crate::config::Settings) -> Result<assemble::Opened, Reason> {
+    let devices =
+        inputs::devices(settings).map_err(|error| Reason::from(format!("the block devices cannot be listed: {error}")))?;
+    let desc = create::check(wish, &devices, now())?;
+    create::write(&desc, wish)?;
+    let candidates = assemble::discover(&devices);
+    let candidate = candidates.get(&desc.id).ok_or_else(|| "the new headers cannot be read back".to_string());
+    candidate.and_then(|candidate| assemble::open(candidate, settings)).map_err(|error| {
+        let spares: Vec<_> = wish.spares.iter().map(|path| path.as_path()).collect();
+        create::take_back(&spares);
+        Reason::new(format!("the device could not be opened: {error}"), "journalctl -k -n 20")
+    })
+}
+
+fn restored(report: Value) -> Result<Value, Reason> {
+    let report: StatusReport = serde_json::from_value(report).map_err(|error| Reason::from(error.to_string()))?;
+    let closed: Vec<&SetReport> = report.sets.iter().filter(|set| set.state != "open").collect();
+    if let Some(set) = closed.first() {
+        let hint = "attach what is missing and repeat; remap-guardian status shows every set";
+        return Err(Reason::new(format!("“{}” is not open: {}", set.name, set.state), hint));
+    }
+    if report.sets.is_empty() {
+        return say(["no set was found on the disks of this machine".to_string()]);
+    }
+    say(report.sets.iter().map(|set| format!("/dev/mapper/{} is open", set.name)))
+}
+
+fn absent(desc: &crate::model::SetDescription) -> SetReport {
+    SetReport {
+        name: desc.name.clone(),
+        id: desc.id.to_string(),
+        state: "none of its spares is attached".into(),
+        main: format!("unknown ({})", words(&desc.main)),
+        spares: desc.spares.iter().map(|spare| format!("missing ({})", words(spare))).collect(),
+        status: None,
+        target: None,
+        usage: Vec::new(),
+    }
+}
+
+fn unknown(name: &SetName) -> Reason {
+    Reason::new(format!("there is no set “{name}”"), "see the known ones: remap-guardian status")
+}

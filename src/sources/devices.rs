@@ -1,0 +1,255 @@
+//! What a block device is, from sysfs and udev's properties. Readers take the root of sysfs, so that a test is a directory.
+
+use crate::actuate::target_text::UUID_PREFIX;
+use crate::edge::FoundDevice;
+use crate::model::{Identity, Sectors};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Longest text of an identity field.
+const FIELD_BYTES: usize = 64;
+
+/// Whether a loop device may be recognised by its file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Loops {
+    /// A loop device has no name, so it cannot be a member.
+    #[default]
+    Nameless,
+    /// Its serial number is `loop:<backing file>` (the last bytes of a long path). For trials and tests: a file can be
+    /// copied, replaced or attached elsewhere without notice, which a real disk cannot.
+    ByBackingFile,
+}
+
+/// Kernel names that are never members: memory, optical and floppy drives.
+const SKIPPED: [&str; 4] = ["ram", "zram", "sr", "fd"];
+
+/// The directory of a block device in sysfs.
+pub fn class_dir(sysfs: &Path, name: &str) -> PathBuf {
+    // The kernel shows a “/” in a name (cciss/c0d0) as “!”.
+    sysfs.join("class/block").join(name.replace('/', "!"))
+}
+
+/// A trimmed attribute, `None` if it is not there or empty.
+pub fn attribute(dir: &Path, name: &str) -> Option<String> {
+    let text = fs::read(dir.join(name)).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn number<N: std::str::FromStr>(dir: &Path, name: &str) -> Option<N> {
+    attribute(dir, name)?.parse().ok()
+}
+
+/// Kernel name of the whole disk of `name`: itself, unless it is a partition.
+pub fn disk_of(sysfs: &Path, name: &str) -> String {
+    let dir = class_dir(sysfs, name);
+    let parent = || dir.canonicalize().ok()?.parent()?.file_name()?.to_str().map(str::to_owned);
+    if dir.join("partition").exists() { parent().unwrap_or_else(|| name.to_owned()) } else { name.to_owned() }
+}
+
+/// Kernel names of the partitions of a disk, sorted.
+pub fn partitions_of(sysfs: &Path, disk: &str) -> Vec<String> {
+    let entries = fs::read_dir(class_dir(sysfs, disk)).into_iter().flatten().flatten();
+    let parts = entries.filter(|entry| entry.path().join("partition").exists());
+    let mut names: Vec<String> = parts.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Major and minor number, from sysfs.
+pub fn devno_of(sysfs: &Path, name: &str) -> Option<(u32, u32)> {
+    let text = attribute(&class_dir(sysfs, name), "dev")?;
+    let (major, minor) = text.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// At most [`FIELD_BYTES`] of a text, without control characters.
+fn field(text: &str) -> String {
+    let clean: String = text.trim().chars().filter(|c| !c.is_control()).collect();
+    let mut end = clean.len().min(FIELD_BYTES);
+    while !clean.is_char_boundary(end) {
+        end -= 1;
+    }
+    clean[..end].trim_end().to_owned()
+}
+
+/// The last `bytes` of a text, or a few less.
+fn tail(text: &str, bytes: usize) -> &str {
+    let mut from = text.len().saturating_sub(bytes);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    &text[from..]
+}
+
+/// Describes the block device `name`, or `None` if it can be no member: memory, optical, hidden, empty, or our own
+/// mapped device.
+///
+/// `property` gives udev's properties of the device. Where udev knows no serial number (it does not run, or the
+/// driver tells it in sysfs only), sysfs is asked for the same text that udev's rules would take.
+pub fn describe(
+    sysfs: &Path,
+    name: &str,
+    node: PathBuf,
+    loops: Loops,
+    property: &dyn Fn(&str) -> Option<String>,
+) -> Option<FoundDevice> {
+    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    if SKIPPED.contains(&stem) {
+        return None;
+    }
+    let dir = class_dir(sysfs, name);
+    let dm_uuid = attribute(&dir, "dm/uuid");
+    let ours = dm_uuid.as_ref().is_some_and(|uuid| uuid.starts_with(UUID_PREFIX));
+    let sectors = number(&dir, "size").map(Sectors).filter(|size| size.0 > 0)?;
+    if ours || number::<u8>(&dir, "hidden") == Some(1) {
+        return None;
+    }
+    let devno = devno_of(sysfs, name)?;
+    let disk = disk_of(sysfs, name);
+    let disk_dir = class_dir(sysfs, &disk);
+    let logical_block: u32 = number(&disk_dir, "queue/logical_block_size").unwrap_or(512);
+    let physical_block: u32 = number(&disk_dir, "queue/physical_block_size").unwrap_or(logical_block);
+    let first = |names: &[&str]| names.iter().find_map(|name| property(name).filter(|text| !text.trim().is_empty()));
+    let serial = first(&["ID_SERIAL_SHORT", "ID_SCSI_SERIAL", "ID_SERIAL"])
+        .or_else(|| stacked_serial(&disk_dir, &disk, loops, dm_uuid.as_deref()))
+        .or_else(|| attribute(&disk_dir, "serial"))
+        .or_else(|| attribute(&disk_dir, "device/serial"));
+    let wwn = first(&["ID_WWN_WITH_EXTENSION", "ID_WWN"]).or_else(|| attribute(&disk_dir, "wwid"));
+    let model = first(&["ID_MODEL"]).or_else(|| attribute(&disk_dir, "device/model"));
+    let partition = if disk == name { None } else { first(&["ID_PART_ENTRY_UUID"]) };
+    let text = |value: Option<String>| field(&value.unwrap_or_default());
+    let identity = Identity {
+        serial: text(serial),
+        wwn: text(wwn),
+        model: text(model),
+        partition: text(partition),
+        sectors,
+        logical_block,
+        physical_block: physical_block.max(logical_block),
+    };
+    Some(FoundDevice { node, name: name.into(), disk, identity, devno })
+}
+
+/// A serial number for devices that are made of others: logical volumes, arrays, loop devices if allowed.
+fn stacked_serial(disk_dir: &Path, disk: &str, loops: Loops, dm_uuid: Option<&str>) -> Option<String> {
+    if let Some(uuid) = dm_uuid {
+        return Some(format!("dm:{uuid}"));
+    }
+    if let Some(uuid) = attribute(disk_dir, "md/uuid") {
+        return Some(format!("md:{uuid}"));
+    }
+    if loops == Loops::ByBackingFile && disk.starts_with("loop") {
+        let file = attribute(disk_dir, "loop/backing_file")?;
+        // The end of a path tells more than its beginning.
+        return Some(format!("loop:{}", tail(&file, FIELD_BYTES - "loop:".len())));
+    }
+    None
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::os::unix::fs::symlink;
+
+    /// Writes a sysfs with one disk and optional partitions; attributes are paths below the device.
+    pub(crate) fn disk(root: &Path, disk: &str, attributes: &[(&str, &str)]) {
+        let dir = root.join("devices/pci/block").join(disk);
+        fs::create_dir_all(&dir).unwrap();
+        fs::create_dir_all(root.join("class/block")).unwrap();
+        link(root, &dir, disk);
+        for (name, text) in attributes {
+            let file = dir.join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+            // A directory with the name of a partition.
+            if let Some(part) = name.strip_suffix("/partition") {
+                link(root, &dir.join(part), part);
+            }
+        }
+    }
+
+    fn link(root: &Path, dir: &Path, name: &str) {
+        symlink(dir, root.join("class/block").join(name)).unwrap();
+    }
+
+    fn look(root: &Path, name: &str, loops: Loops, properties: &[(&str, &str)]) -> Option<FoundDevice> {
+        let property = |wanted: &str| properties.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.to_string());
+        describe(root, name, PathBuf::from("/dev").join(name), loops, &property)
+    }
+
+    #[test]
+    fn a_partition_has_its_disks_blocks_and_serial() {
+        let root = tempfile::tempdir().unwrap();
+        disk(
+            root.path(),
+            "sda",
+            &[
+                ("dev", "8:0\n"),
+                ("size", "2048\n"),
+                ("queue/logical_block_size", "512\n"),
+                ("queue/physical_block_size", "4096\n"),
+                ("sda1/partition", "1\n"),
+                ("sda1/size", "1024\n"),
+                ("sda1/dev", "8:1\n"),
+            ],
+        );
+        let properties = [("ID_SERIAL_SHORT", "S1"), ("ID_SERIAL", "long"), ("ID_WWN", "0x5"), ("ID_PART_ENTRY_UUID", "p-1")];
+        let found = look(root.path(), "sda1", Loops::Nameless, &properties).unwrap();
+        assert_eq!((found.disk.as_str(), found.devno), ("sda", (8, 1)));
+        assert_eq!((found.identity.serial.as_str(), found.identity.partition.as_str()), ("S1", "p-1"));
+        assert_eq!((found.identity.sectors, found.identity.physical_block), (Sectors(1024), 4096));
+        let whole = look(root.path(), "sda", Loops::Nameless, &properties).unwrap();
+        assert_eq!((whole.identity.partition.as_str(), whole.disk.as_str()), ("", "sda"));
+        assert_eq!(partitions_of(root.path(), "sda"), ["sda1"]);
+    }
+
+    #[test]
+    fn without_udev_sysfs_tells_the_serial() {
+        let root = tempfile::tempdir().unwrap();
+        disk(root.path(), "vda", &[("dev", "254:0"), ("size", "8"), ("serial", "V-1\n")]);
+        disk(root.path(), "nvme0n1", &[("dev", "259:0"), ("size", "8"), ("device/serial", "N-1   \n"), ("wwid", "eui.1\n")]);
+        assert_eq!(look(root.path(), "vda", Loops::Nameless, &[]).unwrap().identity.serial, "V-1");
+        let nvme = look(root.path(), "nvme0n1", Loops::Nameless, &[]).unwrap();
+        assert_eq!((nvme.identity.serial.as_str(), nvme.identity.wwn.as_str()), ("N-1", "eui.1"));
+        assert_eq!((nvme.identity.logical_block, nvme.identity.physical_block), (512, 512));
+    }
+
+    #[test]
+    fn what_can_be_no_member_is_skipped() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["ram0", "zram1", "sr0"] {
+            disk(root.path(), name, &[("dev", "1:0"), ("size", "8")]);
+            assert_eq!(look(root.path(), name, Loops::Nameless, &[]), None, "{name}");
+        }
+        disk(root.path(), "sdb", &[("dev", "8:16"), ("size", "0")]);
+        disk(root.path(), "dm-0", &[("dev", "253:0"), ("size", "8"), ("dm/uuid", "REMAP-GUARDIAN-1")]);
+        disk(root.path(), "nvme0c0n1", &[("dev", "0:0"), ("size", "8"), ("hidden", "1")]);
+        for name in ["sdb", "dm-0", "nvme0c0n1", "absent"] {
+            assert_eq!(look(root.path(), name, Loops::Nameless, &[]), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn stacked_devices_are_named_by_what_they_are() {
+        let root = tempfile::tempdir().unwrap();
+        disk(root.path(), "dm-1", &[("dev", "253:1"), ("size", "8"), ("dm/uuid", "LVM-abc\n")]);
+        assert_eq!(look(root.path(), "dm-1", Loops::Nameless, &[]).unwrap().identity.serial, "dm:LVM-abc");
+        let long = format!("/{}é/disk.img", "x".repeat(47));
+        disk(root.path(), "loop0", &[("dev", "7:0"), ("size", "8"), ("loop/backing_file", &long)]);
+        assert_eq!(look(root.path(), "loop0", Loops::Nameless, &[]).unwrap().identity.serial, "");
+        let serial = look(root.path(), "loop0", Loops::ByBackingFile, &[]).unwrap().identity.serial;
+        assert!(serial.starts_with("loop:") && serial.ends_with("/disk.img") && serial.len() <= 64, "{serial}");
+    }
+
+    proptest! {
+        #[test]
+        fn fields_stay_short_and_clean(text in any::<String>()) {
+            let field = field(&text);
+            prop_assert!(field.len() <= FIELD_BYTES);
+            prop_assert!(!field.chars().any(char::is_control));
+        }
+    }
+}
