@@ -3,6 +3,7 @@
 //! libudev's handles must stay on the thread that made them: the monitor owns a thread, and what leaves it is plain data.
 
 use super::devices::{self, Loops};
+use crate::actuate::target_text::UUID_PREFIX;
 use crate::edge::FoundDevice;
 use std::collections::HashMap;
 use std::io;
@@ -148,7 +149,8 @@ fn translate(event: &Event, loops: Loops, announced: &mut Announced) -> Option<D
             let devno = number("MAJOR").zip(number("MINOR"));
             // Also one that was there before we looked.
             announced.is_loss(&name);
-            Some(DeviceEvent::Gone { name, devno })
+            let ours = device.property_value("DM_UUID").is_some_and(|uuid| uuid.to_string_lossy().starts_with(UUID_PREFIX));
+            (!ours).then_some(DeviceEvent::Gone { name, devno })
         }
         EventType::Add | EventType::Change => match describe(&device, loops) {
             Some(found) => {
