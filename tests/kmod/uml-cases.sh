@@ -476,13 +476,13 @@ case_fence_waits_and_expires() {
 	want ok $io write $R 1000 100 1
 	drained 1000 50 1500
 	t0=$(now_ms)
-	$io write $R 990 100 2 >/tmp/w & w=$!
+	$io write $R 990 60 2 >/tmp/w & w=$!
 	want ok $io check $R 1050 8 1
 	sleep 0.2
 	kill -0 $w || die "passed the fence"
 	wait $w || die "write: $(cat /tmp/w)"
 	[ $(($(now_ms) - t0)) -lt 4000 ] || die "fence did not expire"
-	want ok $io check $R 990 100 2
+	want ok $io check $R 990 60 2
 	if as seal "$fence" 2>/dev/null; then die "sealed a gone fence"; fi
 	want 0 field 11
 }
@@ -830,6 +830,27 @@ case_suspend_under_load() {
 	done
 	wait $w || die "torture: $(cat /tmp/w)"
 	[ $n -ge 3 ] || die "only $n suspends"
+}
+
+case_messages_under_load() {
+	# Tables come and go under the lookups of two readers and a writer.
+	plain
+	msg add_remap 100 100 77 >/dev/null
+	msg add_remap 1000 1000 5 >/dev/null
+	$io torture $R 2048 1500 6 >/tmp/w & w=$!
+	for id in 0 1 2; do
+		while kill -0 $w 2>/dev/null; do
+			msg add_remap $((10000 + id * 1000)) $((10000 + id * 1000)) 64 >/dev/null
+			msg dump 0 >/dev/null
+			$io write $R $((9990 + id * 1000)) 100 1 >/dev/null
+			msg status >/dev/null
+			msg remove_remap $((10000 + id * 1000)) >/dev/null
+		done &
+	done
+	wait $w || die "torture: $(cat /tmp/w)"
+	wait
+	want 2 field 4
+	want 0 field 5
 }
 
 case_drained_waits_for_io() {
