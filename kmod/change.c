@@ -70,9 +70,10 @@ static int add_words(struct message *m, struct remap_entry *e, u64 *fence)
 int remap_add(struct message *m)
 {
 	struct remap_device *rd = m->rt->rd;
+	const struct remap_entry *old;
 	struct remap_entry e = { };
 	struct remap_table *t;
-	u64 fence = 0;
+	u64 fence = 0, next, span;
 	int r;
 
 	if (m->maxlen < REPLY_ROOM)
@@ -84,14 +85,18 @@ int remap_add(struct message *m)
 		r = -ENOKEY;
 	if (!r && remap_device_contested(m->rt))
 		r = -EBUSY;
-	if (!r)
-		r = may_change(rd, fence, e.main, e.len);
+	if (r)
+		return r;
+	/* What the replaced entry no longer covers changes its place too. */
+	old = remap_table_find(remap_table_of(rd), e.main, &next);
+	span = old && old->main == e.main ? max(old->len, e.len) : e.len;
+	r = may_change(rd, fence, e.main, span);
 	if (!r)
 		r = remap_table_add(remap_table_of(rd), &e, &t);
 	if (r)
 		return r;
 	remap_publish(rd, t);
-	changed(rd, fence, e.main, e.main + e.len);
+	changed(rd, fence, e.main, e.main + span);
 	return remap_done(m, "Added remap: %llu → %llu (length: %u)\n",
 			  e.main, e.spare, e.len);
 }

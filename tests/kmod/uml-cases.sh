@@ -524,6 +524,8 @@ case_remove_under_fence() {
 	if as remove_remap 1000 2>/dev/null; then die "removed without a fence"; fi
 	fenced 1000 4 5000
 	if as remove_remap 1000 fence="$fence" 2>/dev/null; then die "fence does not cover it"; fi
+	# A shorter replacement gives up sectors that this fence does not cover.
+	if as add_remap 1000 4000 4 fence="$fence" 2>/dev/null; then die "sectors 1004..1007 orphaned"; fi
 	as unfence "$fence"
 	fenced 1000 8 5000
 	as remove_remap 1000 fence="$fence" >/dev/null
