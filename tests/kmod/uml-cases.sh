@@ -202,6 +202,9 @@ case_replies() {
 	$io write $R 0 8 1 >/dev/null
 	msg stats | grep -q "Write operations:    [1-9]"
 	msg stats | grep -q "Write operations:    0"
+	$io write $R 0 8 1 >/dev/null
+	want "dm-remap v4.0 real: Statistics cleared" msg clear_stats
+	msg stats | grep -q "Write operations:    0"
 	msg health | grep -q "Health score: 100/100"
 	dmesg | grep -q "dm-remap v4.0 real: Health Status:"
 	want "errors 1 1" msg errors 0
@@ -260,7 +263,7 @@ case_hold_expires() {
 	t0=$(now_ms)
 	want EIO $io write $R 8000 8 5
 	t=$(($(now_ms) - t0))
-	[ $t -ge 900 ] && [ $t -lt 2500 ] || die "took $t ms"
+	[ $t -ge 900 ] && [ $t -lt 4000 ] || die "took $t ms"
 	msg errors 0 | grep -q "expired write main 8000"
 	want EIO $io read $R 8000 8
 	want 0 field 10
@@ -271,10 +274,10 @@ case_no_lease_no_hold() {
 	managed hold 5000
 	t0=$(now_ms)
 	want EIO $io write $R 8000 8 5
-	[ $(($(now_ms) - t0)) -lt 1500 ] || die "was held without a lease"
+	[ $(($(now_ms) - t0)) -lt 3000 ] || die "was held without a lease"
 	as lease 700
 	want EIO $io write $R 8000 8 5
-	[ $(($(now_ms) - t0)) -lt 3500 ] || die "was held beyond the lease"
+	[ $(($(now_ms) - t0)) -lt 4800 ] || die "was held beyond the lease"
 	as lease 30000
 	$io write $R 8000 8 5 >/tmp/w & w=$!
 	until_true '[ $(field 10) = 1 ]'
@@ -337,7 +340,7 @@ case_closed_expires() {
 	t0=$(now_ms)
 	want EIO $io read $R 0 8
 	t=$(($(now_ms) - t0))
-	[ $t -lt 2500 ] || die "took $t ms"
+	[ $t -lt 4000 ] || die "took $t ms"
 	want EXPIRED field 6
 	want EIO $io write $R 0 8 1
 	as add_remap 0 0 8 >/dev/null
@@ -353,7 +356,7 @@ case_noflush_while_closed() {
 	sleep 0.3
 	t0=$(now_ms)
 	dmsetup suspend --noflush --nolockfs r
-	[ $(($(now_ms) - t0)) -lt 2000 ] || die "suspend waited"
+	[ $(($(now_ms) - t0)) -lt 4000 ] || die "suspend waited"
 	dmsetup resume r
 	sleep 0.2
 	kill -0 $w || die "no longer waits"
@@ -371,7 +374,7 @@ case_noflush_while_held() {
 	until_true '[ $(field 10) = 1 ]'
 	t0=$(now_ms)
 	dmsetup suspend --noflush --nolockfs r
-	[ $(($(now_ms) - t0)) -lt 2000 ] || die "suspend waited"
+	[ $(($(now_ms) - t0)) -lt 4000 ] || die "suspend waited"
 	want 0 field 10
 	dmsetup resume r
 	until_true '[ $(field 10) = 1 ]'
@@ -388,7 +391,7 @@ case_flush_suspend_while_held() {
 	until_true '[ $(field 10) = 1 ]'
 	t0=$(now_ms)
 	dmsetup suspend r
-	[ $(($(now_ms) - t0)) -lt 3500 ] || die "suspend took too long"
+	[ $(($(now_ms) - t0)) -lt 5000 ] || die "suspend took too long"
 	dmsetup resume r
 	wait $w || true
 	want EIO cat /tmp/w
@@ -473,13 +476,13 @@ case_fence_waits_and_expires() {
 	want ok $io write $R 1000 100 1
 	drained 1000 50 1500
 	t0=$(now_ms)
-	$io write $R 990 100 2 >/tmp/w & w=$!
+	$io write $R 990 60 2 >/tmp/w & w=$!
 	want ok $io check $R 1050 8 1
 	sleep 0.2
 	kill -0 $w || die "passed the fence"
 	wait $w || die "write: $(cat /tmp/w)"
 	[ $(($(now_ms) - t0)) -lt 4000 ] || die "fence did not expire"
-	want ok $io check $R 990 100 2
+	want ok $io check $R 990 60 2
 	if as seal "$fence" 2>/dev/null; then die "sealed a gone fence"; fi
 	want 0 field 11
 }
@@ -504,7 +507,7 @@ case_sealed_bound_fails() {
 	fenced 1000 50 800
 	t0=$(now_ms)
 	want EIO $io read $R 1000 8
-	[ $(($(now_ms) - t0)) -lt 2500 ] || die "waited too long"
+	[ $(($(now_ms) - t0)) -lt 4000 ] || die "waited too long"
 	msg fences | grep -q "fence $fence 1000 50 failed 0"
 	want EIO $io write $R 1049 1 7
 	want ok $io check $R 1050 50 1
@@ -521,6 +524,8 @@ case_remove_under_fence() {
 	if as remove_remap 1000 2>/dev/null; then die "removed without a fence"; fi
 	fenced 1000 4 5000
 	if as remove_remap 1000 fence="$fence" 2>/dev/null; then die "fence does not cover it"; fi
+	# A shorter replacement gives up sectors that this fence does not cover.
+	if as add_remap 1000 4000 4 fence="$fence" 2>/dev/null; then die "sectors 1004..1007 orphaned"; fi
 	as unfence "$fence"
 	fenced 1000 8 5000
 	as remove_remap 1000 fence="$fence" >/dev/null
@@ -664,7 +669,7 @@ case_remove_with_held() {
 	t0=$(now_ms)
 	dmsetup remove --force r || true
 	wait $w || true
-	[ $(($(now_ms) - t0)) -lt 4000 ] || die "not bounded"
+	[ $(($(now_ms) - t0)) -lt 6000 ] || die "not bounded"
 	want EIO cat /tmp/w
 }
 
@@ -674,7 +679,7 @@ case_transport_never_held() {
 	dmsetup create r --table "0 $LEN dm-remap-v4 $M $SPARE"
 	t0=$(now_ms)
 	want EIO $io write $R 8000 8 5
-	[ $(($(now_ms) - t0)) -lt 1500 ] || die "held on a plain device"
+	[ $(($(now_ms) - t0)) -lt 3000 ] || die "held on a plain device"
 }
 
 case_partition_of_main() {
@@ -829,8 +834,29 @@ case_suspend_under_load() {
 	[ $n -ge 3 ] || die "only $n suspends"
 }
 
+case_messages_under_load() {
+	# Tables come and go under the lookups of two readers and a writer.
+	plain
+	msg add_remap 100 100 77 >/dev/null
+	msg add_remap 1000 1000 5 >/dev/null
+	$io torture $R 2048 1500 6 >/tmp/w & w=$!
+	for id in 0 1 2; do
+		while kill -0 $w 2>/dev/null; do
+			msg add_remap $((10000 + id * 1000)) $((10000 + id * 1000)) 64 >/dev/null
+			msg dump 0 >/dev/null
+			$io write $R $((9990 + id * 1000)) 100 1 >/dev/null
+			msg status >/dev/null
+			msg remove_remap $((10000 + id * 1000)) >/dev/null
+		done &
+	done
+	wait $w || die "torture: $(cat /tmp/w)"
+	wait
+	want 2 field 4
+	want 0 field 5
+}
+
 case_drained_waits_for_io() {
-	dmsetup create m --table "0 $LEN delay $MAIN 0 700 $MAIN 0 700"
+	dmsetup create m --table "0 $LEN delay $MAIN 0 3000 $MAIN 0 3000"
 	M=/dev/mapper/m
 	managed hold 100
 	ev=$(dmsetup info -c --noheadings -o events r)
@@ -854,7 +880,7 @@ case_only_the_medium_is_held() {
 	t0=$(now_ms)
 	want EIO $io read $R 8000 8
 	$io discard $R 8000 8 >/dev/null || true
-	[ $(($(now_ms) - t0)) -lt 2000 ] || die "held what is no write"
+	[ $(($(now_ms) - t0)) -lt 4000 ] || die "held what is no write"
 	want 0 field 10
 }
 
