@@ -54,6 +54,8 @@ install:
 	$(call put,/lib/systemd/system,systemd/*.service systemd/*.target systemd/*.socket)
 	$(call put,/lib/udev/rules.d,systemd/*.rules)
 	$(call put,$(PREFIX)/lib/remap-guardian/policies,policies/*.toml)
+	install -D -m 644 systemd/remap-guardian.tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/remap-guardian.conf
+	install -d -m 700 $(DESTDIR)/var/lib/remap-guardian
 	$(if $(DESTDIR),,depmod $(KVER) && systemctl daemon-reload && udevadm control --reload)
 
 # The product as "make install" leaves it, for every kernel of the guest.

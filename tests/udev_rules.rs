@@ -10,7 +10,7 @@ set -e
 mount -t tmpfs tmpfs /run
 mkdir -p /run/udev/rules.d
 cp "$RULES"/*.rules /run/udev/rules.d/
-sed -i s,/usr/bin/remap-guardian,/run/probe, /run/udev/rules.d/61-*.rules
+sed -i s,/usr/sbin/remap-guardian,/run/probe, /run/udev/rules.d/61-*.rules
 printf '#!/bin/sh\n[ -z "$PROBE" ] || printf "ID_FS_TYPE=remap_guardian_spare\\nREMAP_GUARDIAN_SET=data\\n"\n[ -n "$PROBE" ]\n' > /run/probe
 printf '#!/bin/sh\necho "$STATUS"\n' > /run/dmsetup
 sed -i "2i PROBE='$PROBE'" /run/probe

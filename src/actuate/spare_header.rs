@@ -166,6 +166,10 @@ pub fn read_header(io: &dyn BlockIo) -> Result<FoundHeader, NoHeader> {
             Err(NoHeader::Newer { found })
         }
         (Ok(a), Err(bad)) => finished(FoundHeader { header: a, bad_a: None, bad_b: Some(bad) }),
+        // The end of a disk can be the end of its last partition: that one is the spare, not the disk.
+        (Err(BadCopy::Invalid(HeaderError::NotOurs)), Ok(b)) if b.set.spares[b.spare as usize].sectors != io.size() => {
+            Err(NoHeader::NotOurs)
+        }
         (Err(bad), Ok(b)) => finished(FoundHeader { header: b, bad_a: Some(bad), bad_b: None }),
         (Err(a), Err(b)) => Err(neither(a, b)),
     }

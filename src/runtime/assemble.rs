@@ -143,8 +143,11 @@ fn open_spares(desc: &SetDescription, spares: &[FoundDevice]) -> Result<(Vec<Ope
     for (index, spare) in spares.iter().enumerate() {
         let at = |error: &dyn std::fmt::Display| format!("{}: {error}", spare.node.display());
         let io = DirectDevice::open(&spare.node, Access::WRITE).map_err(|error| at(&error))?;
-        let table = SpareTable::open(&io, desc, index as u16).map_err(|error| at(&error))?;
+        let mut table = SpareTable::open(&io, desc, index as u16).map_err(|error| at(&error))?;
         table.check().map_err(|problem| at(&format!("its table is not sound, so remaps may be missing: {problem}")))?;
+        if let Err(error) = table.mirror(&io) {
+            tracing::warn!(spare = %spare.node.display(), %error, "table blocks have only one good copy");
+        }
         remaps.extend(table.remaps().copied());
         open.push(OpenSpare { io: Box::new(io), table });
     }

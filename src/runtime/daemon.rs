@@ -94,10 +94,8 @@ pub fn now() -> Millis {
 /// Runs until a signal asks to stop.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let policy = policy::load(&settings.policy, &settings.policy_dirs).context("the policy cannot be used")?;
-    std::fs::create_dir_all(&settings.state_dir).with_context(|| settings.state_dir.display().to_string())?;
     let listener = control::server::bind(&settings.socket()).context("the control socket cannot be opened")?;
-    let store = crate::store::SledStore::open(settings.store()).context("the store cannot be opened")?;
-    let (store, store_thread) = Storekeeper::start(Box::new(store))?;
+    let (store, store_thread) = Storekeeper::start(settings.store())?;
     let (out, mut inputs) = tokio::sync::mpsc::unbounded_channel();
     inputs::start(&settings, &out, listener);
     let mut daemon = Daemon {
@@ -115,9 +113,17 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         settings,
     };
     daemon.look();
+    // Not after the look: a disk that is late delays its own mount, not the whole boot.
+    if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+        tracing::debug!(%error, "systemd was not told");
+    }
     daemon.serve(&mut inputs).await?;
     tracing::info!("stopping; devices stay open, what is held gets its error when the lease ends");
+    let store_open = daemon.store.trouble().is_none();
     drop(daemon);
+    if !store_open {
+        return Ok(());
+    }
     drop(tokio::task::spawn_blocking(move || store_thread.join()).await);
     Ok(())
 }
@@ -284,9 +290,6 @@ impl Daemon {
             .collect();
         for (id, reason) in waiting {
             self.not_restored(id, reason);
-        }
-        if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
-            tracing::debug!(%error, "systemd was not told");
         }
         for waiting in self.waiting_for_look.drain(..) {
             let _ = waiting.send(());

@@ -22,6 +22,14 @@ fn say(lines: impl IntoIterator<Item = String>) -> Result<Value, Reason> {
 
 impl Daemon {
     pub(super) fn answer(&mut self, request: Request, tell: Tell) {
+        if let Some(trouble) = self.store.trouble() {
+            let reason = Reason::new(
+                format!("the store is not open: {trouble}"),
+                "sets are served all the same; journalctl -u remap-guardian",
+            );
+            drop(tell.send(Err(reason)));
+            return;
+        }
         match request {
             Request::Status { name } => self.status(name, tell),
             Request::History { name, since, limit } => self.history(name, since, limit, tell),

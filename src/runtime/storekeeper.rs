@@ -1,30 +1,68 @@
 //! The thread that owns the store. Work is done in the order it was given, so history keeps its order.
+//!
+//! Sets are assembled without it: at boot its directory may be on a file system that is
+//! mounted later, perhaps on one of our own devices. Work waits in the queue until the store is open.
 
 use crate::edge::Store;
-use std::sync::mpsc;
+use crate::store::SledStore;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
 
 type Job = Box<dyn FnOnce(&dyn Store) + Send>;
+
+/// How often a store that does not open is tried again.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// A handle to the store's thread.
 #[derive(Clone)]
 pub struct Storekeeper {
     jobs: mpsc::Sender<Job>,
+    trouble: Arc<Mutex<Option<String>>>,
 }
 
 impl Storekeeper {
-    /// Starts the thread.
-    pub fn start(store: Box<dyn Store>) -> std::io::Result<(Storekeeper, std::thread::JoinHandle<()>)> {
+    /// Starts the thread for the store at `path`. The directory above it must exist; it is made by the installation.
+    pub fn start(path: PathBuf) -> std::io::Result<(Storekeeper, std::thread::JoinHandle<()>)> {
         let (jobs, queue) = mpsc::channel::<Job>();
+        let trouble = Arc::new(Mutex::new(Some("it is being opened".to_string())));
+        let keeper = Storekeeper { jobs, trouble: trouble.clone() };
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || {
+            let tell = |what: Option<String>| *trouble.lock().unwrap_or_else(PoisonError::into_inner) = what;
+            let store = open(&path, &tell);
+            tell(None);
             for job in queue {
-                job(store.as_ref());
+                job(&store);
             }
         })?;
-        Ok((Storekeeper { jobs }, thread))
+        Ok((keeper, thread))
     }
 
     /// Queues work. After the thread has ended nothing happens: the daemon is stopping.
     pub fn queue(&self, job: impl FnOnce(&dyn Store) + Send + 'static) {
         drop(self.jobs.send(Box::new(job)));
+    }
+
+    /// Why the store is not open, if it is not.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn open(path: &Path, tell: &dyn Fn(Option<String>)) -> SledStore {
+    let mut said = String::new();
+    loop {
+        let there = path.parent().is_none_or(Path::is_dir);
+        let trouble = match there.then(|| SledStore::open(path)) {
+            Some(Ok(store)) => return store,
+            Some(Err(error)) => error.to_string(),
+            None => format!("{} does not exist (yet)", path.parent().unwrap_or(path).display()),
+        };
+        if trouble != said {
+            tracing::warn!("the store cannot be opened: {trouble}");
+        }
+        tell(Some(trouble.clone()));
+        said = trouble;
+        std::thread::sleep(RETRY);
     }
 }
