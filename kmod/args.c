@@ -23,7 +23,7 @@ static int digits(const char **s, u64 *v)
 	for (; *p >= '0' && *p <= '9'; p++) {
 		unsigned int d = *p - '0';
 
-		if (x > (U64_MAX - d) / 10)
+		if (x > U64_MAX / 10 || (x == U64_MAX / 10 && d > U64_MAX % 10))
 			return -ERANGE;
 		x = x * 10 + d;
 	}

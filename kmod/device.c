@@ -107,7 +107,8 @@ static void device_free(struct remap_device *rd)
 
 static int device_pools(struct remap_device *rd)
 {
-	int r = bioset_init(&rd->bios, REMAP_SLOW_ACTIVE, 0, 0);
+	int r = bioset_init(&rd->bios, REMAP_SLOW_ACTIVE, 0,
+			    BIOSET_NEED_BVECS);
 
 	if (!r)
 		r = mempool_init_kmalloc_pool(&rd->pieces, REMAP_SLOW_ACTIVE,

@@ -227,27 +227,41 @@ void remap_hold_suspend(struct remap_target *rt, bool noflush)
 	}
 }
 
+/* rd->lock held. Does anything of this instance wait? Then it fails now. */
+static bool abandon(struct remap_target *rt)
+{
+	struct remap_device *rd = rt->rd;
+	struct remap_piece *p, *ptmp;
+	struct remap_io *io;
+	bool any = false;
+
+	WRITE_ONCE(rt->dead, true);
+	list_for_each_entry_safe(p, ptmp, &rd->held, list) {
+		if (p->io->rt == rt) {
+			take(rd, p, V_RELEASED);
+			any = true;
+		}
+	}
+	list_for_each_entry(io, &rd->waiting, waiting)
+		any |= io->rt == rt;
+	if (any)
+		remap_kick(rd);
+	return any;
+}
+
 /*
- * The instance goes away. Normally nothing of it waits any more; should
- * something, it fails now instead of outliving its target.
+ * The instance goes away. device-mapper has waited for its I/O before; should
+ * something of it still wait here, it must not outlive its target. What waits
+ * finds the gate, since whatever it waits for is still in force.
  */
 void remap_abandon(struct remap_target *rt)
 {
 	struct remap_device *rd = rt->rd;
-	struct remap_piece *p, *tmp;
+	bool any;
 
 	spin_lock_irq(&rd->lock);
-	WRITE_ONCE(rt->dead, true);
-	smp_store_release(&rd->gated, true);
-	list_for_each_entry_safe(p, tmp, &rd->held, list)
-		if (p->io->rt == rt)
-			take(rd, p, V_RELEASED);
-	remap_kick(rd);
+	any = abandon(rt);
 	spin_unlock_irq(&rd->lock);
-
-	flush_workqueue(rd->slow_wq);
-
-	spin_lock_irq(&rd->lock);
-	remap_gate_update(rd);
-	spin_unlock_irq(&rd->lock);
+	if (any)
+		flush_workqueue(rd->slow_wq);
 }

@@ -8,20 +8,10 @@
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 
-#include "remap.h"
-
-#define REPLY_ROOM 160
-
-struct message {
-	struct remap_target *rt;
-	unsigned int argc;
-	char **argv;
-	char *result;
-	unsigned int maxlen;
-};
+#include "message.h"
 
 /* Fill the buffer: device-mapper then asks the caller for a larger one. */
-static int no_room(struct message *m)
+int remap_no_room(struct message *m)
 {
 	if (m->maxlen) {
 		memset(m->result, ' ', m->maxlen - 1);
@@ -30,7 +20,7 @@ static int no_room(struct message *m)
 	return 1;
 }
 
-static __printf(2, 3) int reply(struct message *m, const char *fmt, ...)
+int remap_reply(struct message *m, const char *fmt, ...)
 {
 	va_list args;
 
@@ -38,213 +28,6 @@ static __printf(2, 3) int reply(struct message *m, const char *fmt, ...)
 	vscnprintf(m->result, m->maxlen, fmt, args);
 	va_end(args);
 	return 1;
-}
-
-/* On a plain device what was done goes to the log too. */
-#define done(m, fmt, ...)						\
-({									\
-	if (!(m)->rt->managed)						\
-		pr_info(REMAP_LOG fmt, ##__VA_ARGS__);			\
-	reply(m, REMAP_LOG fmt, ##__VA_ARGS__);				\
-})
-
-/* The word "fence=<id>" */
-static bool fence_word(const char *word, u64 *id, int *r)
-{
-	if (strncmp(word, "fence=", 6))
-		return false;
-	*r = remap_parse_range(word + 6, 1, U32_MAX, id);
-	return true;
-}
-
-/*
- * ctl held. On a managed device the mapping of a live range changes only under
- * a sealed fence, or before anything may pass at all.
- */
-static int may_change(struct remap_device *rd, u64 fence, u64 start, u64 len)
-{
-	if (fence)
-		return remap_fence_allows(rd, fence, start, len);
-	if (rd->managed && READ_ONCE(rd->state) == STATE_ACTIVE)
-		return -EACCES;
-	return 0;
-}
-
-/* ctl held. The change is published: let go what waited for it. */
-static void changed(struct remap_device *rd, u64 fence, u64 start, u64 end)
-{
-	if (fence)
-		remap_fence_end(rd, fence);
-	remap_decide(rd, start, end, V_REDRIVE);
-}
-
-static int add_words(struct message *m, struct remap_entry *e, u64 *fence)
-{
-	unsigned int i = 4;
-	u64 len, index;
-	int r;
-
-	r = remap_parse_u64(m->argv[1], &e->main);
-	if (!r)
-		r = remap_parse_u64(m->argv[2], &e->spare);
-	if (!r)
-		r = remap_parse_range(m->argv[3], 1, U32_MAX, &len);
-	if (r)
-		return r;
-	e->len = len;
-	if (i < m->argc && m->argv[i][0] >= '0' && m->argv[i][0] <= '9') {
-		r = remap_parse_range(m->argv[i++], 0, U16_MAX, &index);
-		if (r)
-			return r;
-		e->index = index;
-	}
-	for (; i < m->argc; i++) {
-		if (!m->rt->managed)
-			return -EINVAL;
-		if (!strcmp(m->argv[i], "marked"))
-			e->flags = REMAP_MARKED;
-		else if (!fence_word(m->argv[i], fence, &r))
-			return -EINVAL;
-		if (r)
-			return r;
-	}
-	return 0;
-}
-
-static int add_remap(struct message *m)
-{
-	struct remap_device *rd = m->rt->rd;
-	struct remap_entry e = { };
-	struct remap_table *t;
-	u64 fence = 0;
-	int r;
-
-	if (m->maxlen < REPLY_ROOM)
-		return no_room(m);
-	r = add_words(m, &e, &fence);
-	if (!r)
-		r = remap_entry_check(&m->rt->limits, &e);
-	if (!r && e.flags && !rd->has_key)
-		r = -ENOKEY;
-	if (!r && remap_device_contested(m->rt))
-		r = -EBUSY;
-	if (!r)
-		r = may_change(rd, fence, e.main, e.len);
-	if (!r)
-		r = remap_table_add(remap_table_of(rd), &e, &t);
-	if (r)
-		return r;
-	remap_publish(rd, t);
-	changed(rd, fence, e.main, e.main + e.len);
-	return done(m, "Added remap: %llu → %llu (length: %u)\n",
-		    e.main, e.spare, e.len);
-}
-
-static int remove_remap(struct message *m)
-{
-	struct remap_device *rd = m->rt->rd;
-	const struct remap_entry *e;
-	struct remap_table *t;
-	u64 main, spare, len, next, fence = 0;
-	int r;
-
-	if (m->maxlen < REPLY_ROOM)
-		return no_room(m);
-	r = remap_parse_u64(m->argv[1], &main);
-	if (!r && m->argc > 2 &&
-	    (!rd->managed || !fence_word(m->argv[2], &fence, &r)))
-		r = -EINVAL;
-	if (r)
-		return r;
-	e = remap_table_find(remap_table_of(rd), main, &next);
-	if (!e || e->main != main)
-		return -ENOENT;
-	spare = e->spare;
-	len = e->len;
-	r = may_change(rd, fence, main, len);
-	if (!r)
-		r = remap_table_remove(remap_table_of(rd), main, &t);
-	if (r)
-		return r;
-	remap_publish(rd, t);
-	changed(rd, fence, main, main + len);
-	return done(m, "Removed remap: %llu (was mapping to %llu)\n", main, spare);
-}
-
-static int clear_all(struct message *m)
-{
-	struct remap_device *rd = m->rt->rd;
-	struct remap_table *old = remap_table_of(rd), *t;
-	u64 count = old->count, start = 0, len = 0, fence = 0;
-	int r = 0;
-
-	if (m->maxlen < REPLY_ROOM)
-		return no_room(m);
-	if (m->argc > 1 && (!rd->managed || !fence_word(m->argv[1], &fence, &r)))
-		r = -EINVAL;
-	if (r)
-		return r;
-	if (count) {
-		start = old->e[0].main;
-		len = old->e[count - 1].main + old->e[count - 1].len - start;
-	}
-	r = may_change(rd, fence, start, len);
-	if (!r)
-		r = remap_table_empty(&t);
-	if (r)
-		return r;
-	remap_publish(rd, t);
-	changed(rd, fence, start, start + len);
-	return done(m, "Cleared all remaps (%llu entries removed)\n", count);
-}
-
-static int load(struct message *m)
-{
-	struct remap_device *rd = m->rt->rd;
-	u64 n = remap_count_load(m->argv[1]), i;
-	struct remap_entry *e;
-	struct remap_table *t;
-	int r;
-
-	if (READ_ONCE(rd->state) == STATE_ACTIVE)
-		return -EACCES;
-	e = kvcalloc(n, sizeof(*e), GFP_KERNEL);
-	if (!e)
-		return -ENOMEM;
-	r = remap_parse_load(m->argv[1], e, n);
-	for (i = 0; i < n && !r; i++) {
-		r = remap_entry_check(&m->rt->limits, &e[i]);
-		if (!r && e[i].flags && !rd->has_key)
-			r = -ENOKEY;
-	}
-	if (!r)
-		r = remap_table_load(remap_table_of(rd), e, n, &t);
-	if (!r)
-		remap_publish(rd, t);
-	kvfree(e);
-	return r;
-}
-
-static int ready(struct message *m)
-{
-	struct remap_device *rd = m->rt->rd;
-	struct remap_table *t = remap_table_of(rd);
-	u64 count, checksum;
-	int r;
-
-	r = remap_parse_u64(m->argv[1], &count);
-	if (!r)
-		r = remap_parse_hex64(m->argv[2], &checksum);
-	if (r)
-		return r;
-	if (count != t->count || checksum != t->checksum)
-		return -EBADMSG;
-	spin_lock_irq(&rd->lock);
-	WRITE_ONCE(rd->state, STATE_ACTIVE);
-	remap_gate_update(rd);
-	remap_kick(rd);
-	spin_unlock_irq(&rd->lock);
-	return 0;
 }
 
 static int lease(struct message *m)
@@ -295,7 +78,7 @@ static int fence(struct message *m)
 	int r;
 
 	if (m->maxlen < REPLY_ROOM)
-		return no_room(m);
+		return remap_no_room(m);
 	r = remap_parse_u64(m->argv[1], &start);
 	if (!r)
 		r = remap_parse_u64(m->argv[2], &len);
@@ -303,7 +86,7 @@ static int fence(struct message *m)
 		r = remap_parse_range(m->argv[3], 1, REMAP_MAX_FENCE_MS, &ms);
 	if (!r)
 		r = remap_fence_add(m->rt, start, len, ms, &id);
-	return r ?: reply(m, "fence %u\n", id);
+	return r ?: remap_reply(m, "fence %u\n", id);
 }
 
 static int seal(struct message *m)
@@ -330,7 +113,7 @@ static int decide(struct message *m)
 	int r;
 
 	if (m->maxlen < REPLY_ROOM)
-		return no_room(m);
+		return remap_no_room(m);
 	r = remap_parse_u64(m->argv[1], &start);
 	if (!r)
 		r = remap_parse_u64(m->argv[2], &len);
@@ -338,8 +121,9 @@ static int decide(struct message *m)
 		r = -ERANGE;
 	if (r)
 		return r;
-	return reply(m, "%u\n", remap_decide(m->rt->rd, start, start + len,
-					     retry ? V_REDRIVE : V_RELEASED));
+	return remap_reply(m, "%u\n",
+			   remap_decide(m->rt->rd, start, start + len,
+					retry ? V_REDRIVE : V_RELEASED));
 }
 
 static const struct command {
@@ -348,11 +132,11 @@ static const struct command {
 	bool managed;			/* unknown to a plain device */
 	int (*run)(struct message *m);
 } commands[] = {
-	{ "add_remap", 4, 7, false, add_remap },
-	{ "remove_remap", 2, 3, false, remove_remap },
-	{ "clear_all", 1, 2, false, clear_all },
-	{ "load", 2, 2, true, load },
-	{ "ready", 3, 3, true, ready },
+	{ "add_remap", 4, 7, false, remap_add },
+	{ "remove_remap", 2, 3, false, remap_remove },
+	{ "clear_all", 1, 2, false, remap_clear },
+	{ "load", 2, 2, true, remap_load },
+	{ "ready", 3, 3, true, remap_ready },
 	{ "lease", 2, 2, true, lease },
 	{ "secret", 2, 2, true, secret },
 	{ "fence", 4, 4, true, fence },
@@ -445,7 +229,7 @@ static int changing(struct message *m)
 	return run_command(m);
 }
 
-/* Messages that change nothing; -ENOMSG if it is not one of them. */
+/* Messages that change no mapping; -ENOMSG if it is not one of them. */
 static int asking(struct message *m)
 {
 	struct remap_device *rd = m->rt->rd;
@@ -462,12 +246,20 @@ static int asking(struct message *m)
 		if (r)
 			return r;
 		if (m->maxlen < 4 * REPLY_ROOM)
-			return no_room(m);
+			return remap_no_room(m);
 		if (errors)
 			remap_errors(rd, n, m->result, m->maxlen);
 		else
 			remap_reply_dump(rd, n, m->result, m->maxlen);
 		return 1;
+	}
+	if (!strcmp(what, "clear_stats")) {
+		if (m->argc != 1)
+			return -EINVAL;
+		if (m->maxlen < REPLY_ROOM)
+			return remap_no_room(m);
+		remap_clear_stats(rd);
+		return remap_done(m, "Statistics cleared\n");
 	}
 	if (!strcmp(what, "fences")) {
 		if (m->argc != 1)

@@ -6,7 +6,7 @@
  * and options. A remap_device belongs to the mapped device and outlives table
  * reloads: the remaps, the fences, what is held, the ring, the owner.
  *
- * Locks, outermost first:
+ * Locks, outermost first (device.c has one more around them, for its list):
  *   ctl        (mutex)    one changing message at a time; every table change
  *   live_lock  (mutex)    live_ti, only for raising events
  *   lock       (spinlock) fences, waiting and held I/O, lease, deadlines
@@ -234,6 +234,17 @@ struct remap_route {
 	bool marked;
 };
 
+/* What became of one step of the slow path. */
+struct remap_step {
+	enum route route;
+	u32 len;
+	u8 member;
+	u64 sector;
+	u64 seen;
+	blk_status_t status;
+	bool lost;		/* a lost mark, not an error of the member */
+};
+
 static inline struct bio *remap_bio(struct remap_io *io)
 {
 	return dm_bio_from_per_bio_data(io, sizeof(*io));
@@ -296,6 +307,10 @@ void remap_abandon(struct remap_target *rt);
 enum hold remap_wait(struct remap_io *io, u64 sector, u32 len);
 void remap_kick(struct remap_device *rd);
 
+/* drive.c */
+void remap_drive(struct remap_io *io, const struct bvec_iter *iter,
+		 struct remap_step *s);
+
 /* slow.c */
 void remap_slow_start(struct remap_io *io);
 void remap_slow_prepare(struct remap_io *io);
@@ -316,6 +331,7 @@ int remap_message(struct dm_target *ti, unsigned int argc, char **argv,
 		  char *result, unsigned int maxlen);
 int remap_reply_known(struct remap_target *rt, const char *what, char *result,
 		      unsigned int maxlen);
+void remap_clear_stats(struct remap_device *rd);
 void remap_reply_dump(struct remap_device *rd, u64 from, char *result,
 		      unsigned int maxlen);
 void remap_reply_fences(struct remap_device *rd, char *result,

@@ -187,6 +187,12 @@ int remap_reply_known(struct remap_target *rt, const char *what, char *result,
 	return 1;
 }
 
+/* ctl held */
+void remap_clear_stats(struct remap_device *rd)
+{
+	sum_counts(rd, &rd->base);
+}
+
 /* A page of the live table. ctl held. */
 void remap_reply_dump(struct remap_device *rd, u64 from, char *result,
 		      unsigned int maxlen)

@@ -6,20 +6,9 @@
  * may meet lost marks, and failed writes. Only the worker touches an io while
  * io->running; the deciders in hold.c only hand it pieces and wake it.
  */
-#include <linux/bvec.h>
+#define DM_MSG_PREFIX "remap-v4"
 
 #include "remap.h"
-
-/* What became of one step. */
-struct step {
-	enum route route;
-	u32 len;
-	u8 member;
-	u64 sector;
-	u64 seen;
-	blk_status_t status;
-	bool lost;		/* a lost mark, not an error of the member */
-};
 
 static void slow_work(struct work_struct *work);
 
@@ -48,6 +37,10 @@ void remap_narrow(struct remap_io *io, blk_status_t why)
 	io->narrow = true;
 	io->first = why;
 	io->deadline = jiffies + msecs_to_jiffies(io->rt->hold_ms);
+	if (READ_ONCE(remap_debug))
+		DMINFO("narrowing write %llu+%llu, status %u",
+		       (u64)io->iter.bi_sector, iter_len(&io->iter),
+		       (__force u8)why);
 }
 
 void remap_io_complete(struct remap_io *io, blk_status_t status)
@@ -60,135 +53,6 @@ void remap_io_complete(struct remap_io *io, blk_status_t status)
 	bio_clear_flag(bio, BIO_QOS_THROTTLED);
 	bio_clear_flag(bio, BIO_QOS_MERGED);
 	bio_endio(bio);
-}
-
-/* Re-issue @len sectors at @at of the parent to where the route says. */
-static blk_status_t submit_clone(struct remap_io *io, const struct bvec_iter *at,
-				 const struct remap_route *r)
-{
-	struct bio *parent = remap_bio(io), *bio;
-	blk_status_t status;
-
-	bio = bio_alloc_clone(r->bdev, parent, GFP_NOIO, &io->rt->rd->bios);
-	if (!bio)
-		return BLK_STS_RESOURCE;
-	/* Also drops BIO_REMAPPED: our sectors count from the partition. */
-	bio_set_dev(bio, r->bdev);
-	bio->bi_opf &= ~(REQ_NOWAIT | REQ_POLLED | REQ_RAHEAD);
-	/* A healed write is acknowledged only when it is on the medium. */
-	if (io->narrow && r->member && bio_op(bio) == REQ_OP_WRITE)
-		bio->bi_opf |= REQ_FUA;
-	bio->bi_iter = *at;
-	bio->bi_iter.bi_size = r->len << SECTOR_SHIFT;
-	bio->bi_iter.bi_sector = r->sector;
-	submit_bio_wait(bio);
-	status = bio->bi_status;
-	if (!status && r->member && op_is_write(bio_op(bio)) &&
-	    !(bio->bi_opf & REQ_FUA))
-		set_bit(r->member - 1, &io->rt->rd->dirty);
-	bio_put(bio);
-	return status;
-}
-
-static bool any_lost(struct remap_target *rt, const u8 *data, u64 main, u32 bytes)
-{
-	struct remap_device *rd = rt->rd;
-	u8 key[REMAP_KEY_SIZE];
-	bool has_key, lost = false;
-	u32 at;
-
-	spin_lock_irq(&rd->lock);
-	has_key = rd->has_key;
-	memcpy(key, rd->key, sizeof(key));
-	spin_unlock_irq(&rd->lock);
-
-	for (at = 0; at < bytes && !lost; at += rt->block_size)
-		lost = !has_key ||
-		       remap_is_mark(data + at, rt->block_size,
-				     main + (at >> SECTOR_SHIFT), key);
-	memzero_explicit(key, sizeof(key));
-	return lost;
-}
-
-/*
- * Read through a buffer of our own: the caller's pages could change under the
- * check, and no byte of a mark may reach them, not even before an error.
- */
-static blk_status_t read_marked(struct remap_io *io, const struct bvec_iter *at,
-				const struct remap_route *r, bool *lost)
-{
-	struct remap_device *rd = io->rt->rd;
-	struct bio *parent = remap_bio(io), *bio;
-	u32 bytes = r->len << SECTOR_SHIFT;
-	struct page *page = mempool_alloc(&rd->bounce, GFP_NOIO);
-	struct bvec_iter iter, part = *at;
-	struct bio_vec bv;
-	blk_status_t status;
-	u8 *data = page_address(page);
-
-	bio = bio_alloc_bioset(r->bdev, 1, REQ_OP_READ, GFP_NOIO, &rd->bios);
-	bio->bi_iter.bi_sector = r->sector;
-	__bio_add_page(bio, page, bytes, 0);
-	submit_bio_wait(bio);
-	status = bio->bi_status;
-	bio_put(bio);
-
-	*lost = !status && any_lost(io->rt, data, at->bi_sector, bytes);
-	if (*lost) {
-		status = BLK_STS_MEDIUM;
-	} else if (!status) {
-		part.bi_size = bytes;
-		__bio_for_each_segment(bv, parent, iter, part) {
-			memcpy_to_bvec(&bv, data);
-			data += bv.bv_len;
-		}
-	}
-	mempool_free(page, &rd->bounce);
-	return status;
-}
-
-/* How far to the end of the physical block of main that holds @sector? */
-static u32 block_left(struct remap_target *rt, u64 sector)
-{
-	struct block_device *bdev = rt->main->bdev;
-	u32 block = bdev_physical_block_size(bdev) >> SECTOR_SHIFT;
-
-	return block - ((sector + get_start_sect(bdev)) & (block - 1));
-}
-
-/* Route the start of @iter and do the I/O, if it may go. */
-static void drive(struct remap_io *io, const struct bvec_iter *iter,
-		  struct step *s)
-{
-	struct remap_target *rt = io->rt;
-	enum req_op op = bio_op(remap_bio(io));
-	struct remap_route r;
-
-	s->seen = smp_load_acquire(&rt->rd->changes);
-	s->status = BLK_STS_OK;
-	s->lost = false;
-	s->route = remap_route(rt, iter->bi_sector, iter_len(iter), &r);
-	if (s->route != ROUTE_GO) {
-		r.member = 0;
-		r.sector = iter->bi_sector;
-	}
-	if (io->narrow)
-		r.len = min(r.len, block_left(rt, iter->bi_sector));
-	if (s->route == ROUTE_GO) {
-		if (op == REQ_OP_SECURE_ERASE && r.member) {
-			/* It would leave the old content on main. */
-			s->status = BLK_STS_NOTSUPP;
-		} else if (op == REQ_OP_READ && r.marked) {
-			r.len = min_t(u32, r.len, REMAP_BOUNCE_BYTES >> SECTOR_SHIFT);
-			s->status = read_marked(io, iter, &r, &s->lost);
-		} else {
-			s->status = submit_clone(io, iter, &r);
-		}
-		remap_route_done(rt->rd, r.epoch);
-	}
-	s->len = r.len;
-	s->member = r.member;
-	s->sector = r.sector;
 }
 
 static void advance(struct remap_io *io, struct bvec_iter *iter, u32 len)
@@ -218,7 +82,7 @@ static void hand_back(struct remap_io *io)
 }
 
 static void record_step(struct remap_io *io, enum remap_kind kind, u64 main,
-			const struct step *s, blk_status_t status)
+			const struct remap_step *s, blk_status_t status)
 {
 	remap_record(io->rt->rd, kind, remap_bio(io), s->member, main,
 		     s->sector, s->len, status);
@@ -232,7 +96,7 @@ static void count_piece(struct remap_io *io, int n)
 }
 
 /* Hold the step's part of the rest; @failed: it was tried, not only fenced. */
-static void hold_rest(struct remap_io *io, const struct step *s,
+static void hold_rest(struct remap_io *io, const struct remap_step *s,
 		      blk_status_t status, bool failed)
 {
 	struct remap_device *rd = io->rt->rd;
@@ -271,7 +135,7 @@ static void hold_rest(struct remap_io *io, const struct step *s,
 	}
 }
 
-static void rest_failed(struct remap_io *io, const struct step *s)
+static void rest_failed(struct remap_io *io, const struct remap_step *s)
 {
 	if (s->lost) {
 		give_up(io, s->status);
@@ -288,12 +152,12 @@ static void rest_failed(struct remap_io *io, const struct step *s)
 /* Drive what was not tried yet. False: the io waits and is no longer ours. */
 static bool drive_rest(struct remap_io *io)
 {
-	struct step s;
+	struct remap_step s;
 
 	while (io->rest.bi_size) {
-		drive(io, &io->rest, &s);
+		remap_drive(io, &io->rest, &s);
 		if (s.route == ROUTE_FAIL) {
-			give_up(io, BLK_STS_IOERR);
+			give_up(io, io->narrow ? io->first : BLK_STS_IOERR);
 		} else if (s.route == ROUTE_GO) {
 			if (s.status)
 				rest_failed(io, &s);
@@ -331,7 +195,7 @@ static void fail_piece(struct remap_io *io, struct remap_piece *p,
 
 /* A redriven piece cannot go on now. True: try it again at once. */
 static bool hold_again(struct remap_io *io, struct remap_piece *p,
-		       const struct step *s)
+		       const struct remap_step *s)
 {
 	if (s->status) {
 		p->status = s->status;
@@ -367,10 +231,10 @@ static void redrive(struct remap_io *io, struct remap_piece *p)
 	u64 main = p->iter.bi_sector;
 	u32 len = iter_len(&p->iter);
 	u64 sector = p->sector;
-	struct step s = { };
+	struct remap_step s = { };
 
 	while (p->iter.bi_size) {
-		drive(io, &p->iter, &s);
+		remap_drive(io, &p->iter, &s);
 		if (p->iter.bi_sector == main)
 			sector = s.sector;
 		if (s.route == ROUTE_FAIL) {

@@ -89,7 +89,7 @@ int remap_entry_check(const struct remap_limits *l, const struct remap_entry *e)
 	if (e->spare < l->head || l->tail > size ||
 	    e->spare + e->len > size - l->tail)
 		return -ERANGE;
-	if (e->main % l->align || e->spare % l->align || e->len % l->align)
+	if ((e->main | e->spare | e->len) & (l->align - 1))
 		return -EINVAL;
 	return 0;
 }

@@ -43,7 +43,7 @@ struct remap_limits {
 	unsigned int spares;
 	u64 head;
 	u64 tail;
-	u32 align;
+	u32 align;		/* a power of two */
 };
 
 u64 remap_entry_hash(const struct remap_entry *e);

@@ -12,7 +12,7 @@
 
 bool remap_debug;
 module_param_named(debug, remap_debug, bool, 0644);
-MODULE_PARM_DESC(debug, "Log what the slow path does");
+MODULE_PARM_DESC(debug, "Log each failed write that is narrowed");
 
 struct workqueue_struct *remap_ctl_wq;
 

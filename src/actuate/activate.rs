@@ -11,7 +11,7 @@
 use super::target::{dm_text, errno};
 use super::target_text::{self as text, BadTable, Bounds, TARGET_TYPE, UUID_PREFIX};
 use crate::model::{SetDescription, SetId, SetName};
-use devicemapper::{DM, DevId, DeviceInfo, DmError, DmFlags, DmName, DmOptions, DmResult, DmUdevFlags, DmUuidBuf};
+use devicemapper::{DM, DevId, Device, DeviceInfo, DmError, DmFlags, DmName, DmOptions, DmResult, DmUdevFlags, DmUuidBuf};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -189,27 +189,44 @@ fn start_closed(dm: &DM, uuid: &DmUuidBuf, device: &str, sectors: u64, params: S
 
 /// Tells udev, and through it systemd, that the device can be used. To be called after `Target::ready`.
 ///
-/// Calling it again does no harm, and mends a device that was left suspended.
+/// Calling it again does no harm, and mends a device that was left suspended. A device that udev knows as open is left
+/// in peace: a suspend has to wait for the I/O under way.
 pub fn open(name: &SetName) -> Result<(), ActivateError> {
     let dm = context()?;
     let name = DmName::new(name.as_str()).map_err(step("naming", name))?;
     let info = dm.device_info(&DevId::Name(name)).map_err(step("looking at", name))?;
     let uuid = info.uuid().filter(|uuid| uuid.to_string().starts_with(UUID_PREFIX));
     let uuid = uuid.ok_or_else(|| step("opening", name)(not_ours()))?.to_owned();
-    if !info.flags().contains(DmFlags::DM_SUSPEND) {
+    let suspended = info.flags().contains(DmFlags::DM_SUSPEND);
+    if !suspended && !udev_waits(&info) {
+        return Ok(());
+    }
+    if !suspended {
         // No flush and no freeze: I/O that is under way stays under way, the file system notices nothing.
         let flags = DmFlags::DM_SUSPEND | DmFlags::DM_NOFLUSH | DmFlags::DM_SKIP_LOCKFS;
         let suspended = dm.device_suspend(&DevId::Uuid(&uuid), DmOptions::default().set_flags(flags));
         suspended.map_err(step("suspending", name))?;
     }
     // Whatever happens now, the device must not stay suspended: nobody else would resume it.
-    let resumed = resume(&uuid, DmUdevFlags::empty()).or_else(|_| resume(&uuid, DmUdevFlags::empty()));
-    resumed.map_err(step("opening", name))?;
+    let resumed = resume(&uuid, DmUdevFlags::empty());
+    resumed.or_else(|error| resume_without_cookie(&uuid).then_some(()).ok_or(error)).map_err(step("opening", name))?;
     let info = dm.device_info(&DevId::Uuid(&uuid)).map_err(step("looking at", name))?;
     if let Some(active) = Active::of(&info) {
         ensure_node(&active);
     }
     Ok(())
+}
+
+/// Whether udev still has to be told that the device is open.
+fn udev_waits(info: &DeviceInfo) -> bool {
+    let Device { major, minor } = info.device();
+    udev_runs() && !known_as_open(&std::fs::read_to_string(format!("/run/udev/data/b{major}:{minor}")).unwrap_or_default())
+}
+
+/// Whether an entry of udev's database is that of an open device. An event that was never worked through leaves none.
+fn known_as_open(entry: &str) -> bool {
+    let has = |wanted: &str| entry.lines().any(|line| line == wanted);
+    has("E:SYSTEMD_READY=1") && !has("E:DM_SUBSYSTEM_UDEV_FLAG0=1") && !has("E:DM_UDEV_DISABLE_OTHER_RULES_FLAG=1")
 }
 
 fn not_ours() -> DmError {
@@ -260,6 +277,17 @@ fn resume(uuid: &DmUuidBuf, flags: DmUdevFlags) -> DmResult<()> {
     let own = uuid.clone();
     let done = bounded("resume", move |dm| dm.device_suspend(&DevId::Uuid(&own), options).map(drop));
     settle(uuid, done, |info| info.is_ok_and(|info| !info.flags().contains(DmFlags::DM_SUSPEND)))
+}
+
+/// The crate cannot resume without a cookie while udev runs, and a cookie cannot be made when the system's semaphores
+/// are used up. dmsetup can. udev then hears of it by a plain event, which our rules understand.
+fn resume_without_cookie(uuid: &DmUuidBuf) -> bool {
+    let device = uuid.to_string();
+    let run = |program| Command::new(program).args(["resume", "--noudevsync", "-u", &device]).stdin(Stdio::null()).output();
+    let output = run("dmsetup").or_else(|_| run("/sbin/dmsetup"));
+    let resumed = output.is_ok_and(|output| output.status.success());
+    tracing::warn!(device, resumed, "the device had to be resumed by dmsetup");
+    resumed
 }
 
 fn remove_uuid(uuid: &DmUuidBuf) -> DmResult<()> {
@@ -337,6 +365,15 @@ mod tests {
             Ok(_) | Err(ActivateError::NoDeviceMapper(_) | ActivateError::Step { .. }) => {}
             Err(other) => panic!("{other}"),
         }
+    }
+
+    #[test]
+    fn only_a_plain_entry_is_that_of_an_open_device() {
+        assert!(known_as_open("I:1\nE:DM_NAME=data\nE:SYSTEMD_READY=1\nG:systemd\n"));
+        assert!(!known_as_open(""));
+        assert!(!known_as_open("E:SYSTEMD_READY=0\n"));
+        assert!(!known_as_open("E:SYSTEMD_READY=1\nE:DM_SUBSYSTEM_UDEV_FLAG0=1\n"));
+        assert!(!known_as_open("E:SYSTEMD_READY=1\nE:DM_UDEV_DISABLE_OTHER_RULES_FLAG=1\n"));
     }
 
     #[test]

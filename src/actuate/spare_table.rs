@@ -222,7 +222,8 @@ impl SpareTable {
     /// Durably removes one record, a superseded one for example.
     pub fn remove_record(&mut self, io: &dyn BlockIo, remap: &Remap, seq: u64) -> Result<(), CommitError> {
         self.admit_change(seq)?;
-        let index = self.blocks.iter().position(|block| block.records.contains(remap));
+        let live = self.live.get(&remap.main.start().0).filter(|(_, live)| live == remap).map(|(index, _)| *index as usize);
+        let index = live.or_else(|| self.blocks.iter().position(|block| block.records.contains(remap)));
         let index = index.ok_or(NotWritten::NoSuchRemap(remap.main.start()))?;
         if matches!(self.blocks[index].other, Other::Suspect(_)) {
             return Err(NotWritten::Unsettled.into());

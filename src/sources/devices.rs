@@ -118,7 +118,7 @@ pub fn describe(
         .or_else(|| attribute(&disk_dir, "device/serial"));
     let wwn = first(&["ID_WWN_WITH_EXTENSION", "ID_WWN"]).or_else(|| attribute(&disk_dir, "wwid"));
     let model = first(&["ID_MODEL"]).or_else(|| attribute(&disk_dir, "device/model"));
-    let partition = if disk == name { None } else { first(&["ID_PART_ENTRY_UUID"]) };
+    let partition = if disk == name { None } else { first(&["ID_PART_ENTRY_UUID"]).or_else(|| kernel_partuuid(&dir)) };
     let text = |value: Option<String>| field(&value.unwrap_or_default());
     let identity = Identity {
         serial: text(serial),
@@ -130,6 +130,12 @@ pub fn describe(
         physical_block: physical_block.max(logical_block),
     };
     Some(FoundDevice { node, name: name.into(), disk, identity, devno })
+}
+
+/// The partition's UUID as newer kernels tell it themselves.
+fn kernel_partuuid(dir: &Path) -> Option<String> {
+    let uevent = attribute(dir, "uevent")?;
+    uevent.lines().find_map(|line| line.strip_prefix("PARTUUID=")).map(str::to_owned)
 }
 
 /// A serial number for devices that are made of others: logical volumes, arrays, loop devices if allowed.
@@ -194,8 +200,10 @@ pub(crate) mod tests {
                 ("sda1/partition", "1\n"),
                 ("sda1/size", "1024\n"),
                 ("sda1/dev", "8:1\n"),
+                ("sda1/uevent", "MAJOR=8\nPARTN=1\nPARTUUID=k-1\n"),
             ],
         );
+        assert_eq!(look(root.path(), "sda1", Loops::Nameless, &[]).unwrap().identity.partition, "k-1", "the kernel's word");
         let properties = [("ID_SERIAL_SHORT", "S1"), ("ID_SERIAL", "long"), ("ID_WWN", "0x5"), ("ID_PART_ENTRY_UUID", "p-1")];
         let found = look(root.path(), "sda1", Loops::Nameless, &properties).unwrap();
         assert_eq!((found.disk.as_str(), found.devno), ("sda", (8, 1)));

@@ -3,7 +3,9 @@
 //! libudev's handles must stay on the thread that made them: the monitor owns a thread, and what leaves it is plain data.
 
 use super::devices::{self, Loops};
+use crate::actuate::target_text::UUID_PREFIX;
 use crate::edge::FoundDevice;
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
@@ -17,7 +19,7 @@ const ENOBUFS: i32 = 105;
 pub enum DeviceEvent {
     /// It came, or something about it changed. Only devices that can be members.
     Present(FoundDevice),
-    /// It went, or it can no longer be a member (a loop device without a file).
+    /// It went, or it can be a member no longer (a loop device without a file).
     Gone {
         /// Kernel name.
         name: String,
@@ -80,6 +82,27 @@ pub fn monitor(loops: Loops) -> io::Result<mpsc::Receiver<DeviceEvent>> {
     Ok(receiver)
 }
 
+/// What was announced last, by kernel name.
+///
+/// udev makes a change event whenever a node that was open for writing is closed, ours included. Without this filter a
+/// daemon that opens, finds something wrong and closes would call itself for ever. What counts is the description and
+/// the set that udev's probe found on the device.
+#[derive(Default)]
+struct Announced(HashMap<String, (FoundDevice, Option<String>)>);
+
+impl Announced {
+    /// Whether it is news that the device is present like this.
+    fn is_news(&mut self, found: &FoundDevice, holds: Option<String>) -> bool {
+        let now = (found.clone(), holds);
+        self.0.insert(found.name.clone(), now.clone()).is_none_or(|before| before != now)
+    }
+
+    /// Whether it is news that the device is gone, or can be no member. It may come again.
+    fn is_loss(&mut self, name: &str) -> bool {
+        self.0.remove(name).is_some()
+    }
+}
+
 type Started = std::sync::mpsc::SyncSender<io::Result<()>>;
 
 async fn watch(started: &Started, sender: &mpsc::Sender<DeviceEvent>, loops: Loops) -> io::Result<()> {
@@ -87,19 +110,14 @@ async fn watch(started: &Started, sender: &mpsc::Sender<DeviceEvent>, loops: Loo
     let socket = super::readable(builder.match_subsystem("block")?.listen()?)?;
     // The other side is waiting for exactly this.
     let _ = started.send(Ok(()));
+    let mut announced = Announced::default();
     loop {
-        let mut ready = tokio::select! {
-            ready = socket.readable() => ready?,
+        // Forgotten before the socket is read: what comes after that makes a new edge.
+        tokio::select! {
+            ready = socket.readable() => ready?.clear_ready(),
             () = sender.closed() => return Ok(()),
-        };
-        while let Some(event) = receive(socket.get_ref(), loops) {
-            if sender.send(event).await.is_err() {
-                return Ok(());
-            }
         }
-        ready.clear_ready();
-        // What came between the last look and the clearing makes no new edge.
-        while let Some(event) = receive(socket.get_ref(), loops) {
+        while let Some(event) = receive(socket.get_ref(), loops, &mut announced) {
             if sender.send(event).await.is_err() {
                 return Ok(());
             }
@@ -108,11 +126,11 @@ async fn watch(started: &Started, sender: &mpsc::Sender<DeviceEvent>, loops: Loo
 }
 
 /// The next event, `None` if there is none for now.
-fn receive(socket: &MonitorSocket, loops: Loops) -> Option<DeviceEvent> {
+fn receive(socket: &MonitorSocket, loops: Loops, announced: &mut Announced) -> Option<DeviceEvent> {
     loop {
         match socket.iter().next() {
             Some(event) => {
-                if let Some(event) = translate(&event, loops) {
+                if let Some(event) = translate(&event, loops, announced) {
                     return Some(event);
                 }
             }
@@ -122,20 +140,27 @@ fn receive(socket: &MonitorSocket, loops: Loops) -> Option<DeviceEvent> {
     }
 }
 
-fn translate(event: &Event, loops: Loops) -> Option<DeviceEvent> {
+fn translate(event: &Event, loops: Loops, announced: &mut Announced) -> Option<DeviceEvent> {
     let device = event.device();
     let name = name_of(&device);
     match event.event_type() {
         EventType::Remove => {
             let number = |key| device.property_value(key)?.to_str()?.parse::<u32>().ok();
             let devno = number("MAJOR").zip(number("MINOR"));
-            Some(DeviceEvent::Gone { name, devno })
+            // Also one that was there before we looked.
+            announced.is_loss(&name);
+            let ours = device.property_value("DM_UUID").is_some_and(|uuid| uuid.to_string_lossy().starts_with(UUID_PREFIX));
+            (!ours).then_some(DeviceEvent::Gone { name, devno })
         }
         EventType::Add | EventType::Change => match describe(&device, loops) {
-            Some(found) => Some(DeviceEvent::Present(found)),
-            // Our own mapped device is nobody's member and none that went.
-            None if name.starts_with("dm-") => None,
-            None => Some(DeviceEvent::Gone { devno: devices::devno_of(Path::new(SYSFS), &name), name }),
+            Some(found) => {
+                let holds = device.property_value("REMAP_GUARDIAN_SET_ID").map(|id| id.to_string_lossy().into_owned());
+                announced.is_news(&found, holds).then_some(DeviceEvent::Present(found))
+            }
+            None if announced.is_loss(&name) => {
+                Some(DeviceEvent::Gone { devno: devices::devno_of(Path::new(SYSFS), &name), name })
+            }
+            None => None,
         },
         _ => None,
     }
@@ -150,6 +175,24 @@ mod tests {
         let found = enumerate(Loops::ByBackingFile).unwrap();
         assert!(found.iter().all(|device| device.identity.sectors.0 > 0 && !device.name.starts_with("ram")));
         assert!(found.is_sorted_by(|a, b| a.name < b.name));
+    }
+
+    #[test]
+    fn a_device_that_is_only_closed_is_no_news() {
+        let mut announced = Announced::default();
+        let found = FoundDevice {
+            node: "/dev/sdb".into(),
+            name: "sdb".into(),
+            disk: "sdb".into(),
+            identity: crate::model::Identity::default(),
+            devno: (8, 16),
+        };
+        assert!(announced.is_news(&found, None));
+        assert!(!announced.is_news(&found, None));
+        assert!(announced.is_news(&found, Some("set".into())), "it has become a spare");
+        assert!(announced.is_news(&FoundDevice { devno: (8, 32), ..found.clone() }, Some("set".into())));
+        assert!(announced.is_loss("sdb") && !announced.is_loss("sdb"));
+        assert!(announced.is_news(&found, Some("set".into())), "it came again");
     }
 
     #[test]

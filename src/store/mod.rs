@@ -3,9 +3,11 @@
 pub mod allocator;
 mod keys;
 pub mod sled_store;
+mod trees;
 
 pub use allocator::{Space, SpaceError};
-pub use sled_store::{OpenError, ReadStore, SledStore, set_aside};
+pub use sled_store::{ReadStore, SledStore};
+pub use trees::{OpenError, set_aside};
 
 /// The schema version that is written. See `migrations/README.md`.
 pub const FORMAT: u32 = 1;

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::model::{Identity, RemapFlags, Secret, Sector, SetName, What};
+use crate::store::set_aside;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -194,4 +196,29 @@ fn a_store_that_ends_the_program_is_unreadable_in_the_end() {
     assert!(error.contains("ended the program 2 times"), "{error}");
     set_aside(&path, Millis(1)).unwrap();
     SledStore::open(&path).unwrap();
+}
+
+/// Damage anywhere in the file: opened with what can be read, or refused with a reason. Never a dead end.
+#[test]
+fn a_damaged_store_opens_or_says_why() {
+    let (_dir, path, store) = store();
+    for number in 0..200 {
+        store.append(&entry(&set(1), number, &format!("message {number} {}", "x".repeat(200)))).unwrap();
+    }
+    store.put_set(&set(1)).unwrap();
+    drop(store);
+    let good = std::fs::read(path.join("db")).unwrap();
+    let content: Vec<usize> =
+        (0..good.len()).step_by(512).filter(|&at| good[at..].iter().take(512).any(|&byte| byte != 0)).collect();
+    for at in content.iter().step_by(content.len().div_ceil(6)) {
+        let mut bad = good.clone();
+        bad[*at..].iter_mut().take(512).for_each(|byte| *byte ^= 0x55);
+        std::fs::write(path.join("db"), bad).unwrap();
+        match SledStore::open(&path) {
+            Ok(store) => drop(store.history(None, Millis(0), 999).unwrap()),
+            Err(error) => assert!(matches!(error, OpenError::Unreadable { .. }), "{error}"),
+        }
+        set_aside(&path, Millis(*at as u64)).unwrap();
+        drop(SledStore::open(&path).expect("a new one can be made"));
+    }
 }

@@ -1,0 +1,215 @@
+//! The trees of the store in sled: opening them, reading them. Only `store` names sled.
+//!
+//! Trees: `meta` (`format` = schema version, 4 bytes), `sets` (set UUID → JSON), `spares` (set, spare → data area), `extents`
+//! (set, spare, first sector → length and state), `history` (number → time and JSON), `history_by_set` (set, number → nothing).
+
+use super::{FORMAT, keys};
+use crate::edge::{ExtentState, StoreError, Usage};
+use crate::model::{Entry, Extent, Millis, Sectors, SetDescription, SetId};
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+/// Memory that sled may use for what it has read.
+const CACHE_BYTES: u64 = 16 << 20;
+
+/// A store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Written by a newer version.
+    #[error(
+        "this store was written by a newer remap-guardian (format {found}); this one reads up to {FORMAT}: upgrade, or move {} aside",
+        .path.display()
+    )]
+    Newer {
+        /// Its format.
+        found: u32,
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// Another process has it.
+    #[error("another remap-guardian is running: it has the store {} open", .0.display())]
+    Locked(PathBuf),
+    /// There is none.
+    #[error("there is no store at {}", .0.display())]
+    Missing(PathBuf),
+    /// It does not open.
+    #[error(
+        "the store {} cannot be read ({reason}): move it aside and start again; spares and remaps are found on the disks, only older history is missed",
+        .path.display()
+    )]
+    Unreadable {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The directory cannot be made or written.
+    #[error("{}: {error}", .path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+}
+
+/// Moves a store that does not open out of the way, never deleting it. Returns where it is now.
+pub fn set_aside(path: &Path, now: Millis) -> std::io::Result<PathBuf> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".set-aside-{now}", now = now.0));
+    let aside = PathBuf::from(aside);
+    if aside.exists() {
+        return Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, format!("{} exists", aside.display())));
+    }
+    std::fs::rename(path, &aside)?;
+    match std::fs::remove_file(marker(path)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(aside),
+    }
+}
+
+/// The file that counts attempts to open the store: sled may end the program when its file is damaged.
+pub(super) fn marker(path: &Path) -> PathBuf {
+    let mut marker = path.as_os_str().to_owned();
+    marker.push(".opening");
+    PathBuf::from(marker)
+}
+
+pub(super) struct Trees {
+    pub path: PathBuf,
+    pub db: sled::Db,
+    pub sets: sled::Tree,
+    pub spares: sled::Tree,
+    pub extents: sled::Tree,
+    pub history: sled::Tree,
+    pub by_set: sled::Tree,
+}
+
+/// Not the content: it holds secrets, and can be long.
+impl std::fmt::Debug for Trees {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "store {}", self.path.display())
+    }
+}
+
+impl Trees {
+    pub fn open(path: &Path, may_create: bool) -> Result<Trees, OpenError> {
+        let unreadable = |reason: String| OpenError::Unreadable { path: path.to_owned(), reason };
+        let db = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).open().map_err(|error| {
+            let text = error.to_string();
+            if text.contains("could not acquire lock") { OpenError::Locked(path.to_owned()) } else { unreadable(text) }
+        })?;
+        let meta = db.open_tree("meta").map_err(|error| unreadable(error.to_string()))?;
+        match meta.get("format").map_err(|error| unreadable(error.to_string()))? {
+            Some(value) => match value.as_ref().try_into().map(u32::from_be_bytes) {
+                Ok(FORMAT) => {}
+                Ok(found) if found > FORMAT => return Err(OpenError::Newer { found, path: path.to_owned() }),
+                _ => return Err(unreadable("its format number makes no sense".into())),
+            },
+            None if may_create && db.tree_names().len() == 2 => {
+                let made = meta.insert("format", &FORMAT.to_be_bytes()).and_then(|_| db.flush());
+                made.map_err(|error| unreadable(error.to_string()))?;
+            }
+            None => return Err(unreadable("it has no format number".into())),
+        }
+        let tree = |name: &str| db.open_tree(name).map_err(|error| unreadable(error.to_string()));
+        let (sets, spares, extents) = (tree("sets")?, tree("spares")?, tree("extents")?);
+        let (history, by_set) = (tree("history")?, tree("history_by_set")?);
+        Ok(Trees { path: path.to_owned(), db, sets, spares, extents, history, by_set })
+    }
+
+    pub fn failed(&self, error: impl Display) -> StoreError {
+        StoreError(format!("store {}: {error}", self.path.display()))
+    }
+
+    /// Reads everything once. sled may end the program when it comes to a damaged page; better now, while the attempt is counted.
+    pub fn walk(&self) -> Result<(), StoreError> {
+        for tree in [&self.sets, &self.spares, &self.extents, &self.by_set, &self.history] {
+            for pair in tree.iter() {
+                pair.map_err(|error| self.failed(error))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.db.flush().map(drop).map_err(|error| self.failed(error))
+    }
+
+    pub fn sets(&self) -> Result<Vec<SetDescription>, StoreError> {
+        let read = |pair: sled::Result<(sled::IVec, sled::IVec)>| {
+            let (_, value) = pair.map_err(|error| self.failed(error))?;
+            serde_json::from_slice(&value).map_err(|error| self.failed(format_args!("a set's record: {error}")))
+        };
+        self.sets.iter().map(read).collect()
+    }
+
+    pub fn extents(&self, set: SetId, spare: u16) -> Result<Vec<(Extent, ExtentState)>, StoreError> {
+        let read = |pair: sled::Result<(sled::IVec, sled::IVec)>| {
+            let (key, value) = pair.map_err(|error| self.failed(error))?;
+            keys::read_extent(&key, &value)
+                .ok_or_else(|| self.failed(format_args!("an extent's record of spare{spare} is damaged")))
+        };
+        self.extents.scan_prefix(keys::spare(set, spare)).map(read).collect()
+    }
+
+    /// Space as recorded; what no record covers is free.
+    pub fn usage(&self, set: SetId, spare: u16) -> Result<Usage, StoreError> {
+        let data = self.spares.get(keys::spare(set, spare)).map_err(|error| self.failed(error))?;
+        let Some(data) = data.and_then(|value| keys::read_data(&value)) else { return Ok(Usage::default()) };
+        let mut usage = Usage::default();
+        for (extent, state) in self.extents(set, spare)? {
+            let count = match state {
+                ExtentState::Reserved => &mut usage.reserved,
+                ExtentState::InUse { .. } => &mut usage.in_use,
+                ExtentState::Bad => &mut usage.bad,
+            };
+            count.0 = count.0.saturating_add(extent.len().0);
+        }
+        let taken = usage.reserved.0.saturating_add(usage.in_use.0).saturating_add(usage.bad.0);
+        usage.free = Sectors(data.len().0.saturating_sub(taken));
+        Ok(usage)
+    }
+
+    /// The last `limit` entries at or after `since`. Clocks jump, so an older one ends nothing.
+    pub fn history(&self, set: Option<SetId>, since: Millis, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        let keys: Box<dyn Iterator<Item = sled::Result<sled::IVec>>> = match set {
+            Some(set) => Box::new(self.by_set.scan_prefix(set.0.as_bytes()).keys().rev()),
+            None => Box::new(self.history.iter().keys().rev()),
+        };
+        let mut found = Vec::new();
+        for key in keys {
+            if found.len() >= limit {
+                break;
+            }
+            let key = key.map_err(|error| self.failed(error))?;
+            let number = &key[key.len().saturating_sub(8)..];
+            // The index is written first: a crash may leave a number without its entry.
+            let Some(value) = self.history.get(number).map_err(|error| self.failed(error))? else { continue };
+            found.extend(read_entry(number, &value, since));
+        }
+        found.reverse();
+        Ok(found)
+    }
+
+    pub fn last_number(&self) -> Result<u64, StoreError> {
+        let last = self.history.last().map_err(|error| self.failed(error))?;
+        Ok(last.and_then(|(key, _)| keys::number(&key)).unwrap_or(0))
+    }
+}
+
+/// Reads a history entry that is not older than `since`. The time stands before the JSON, so that older ones need no parsing.
+fn read_entry(number: &[u8], value: &[u8], since: Millis) -> Option<Entry> {
+    let number = keys::number(number)?;
+    let (time, json) = value.split_first_chunk()?;
+    if u64::from_be_bytes(*time) < since.0 {
+        return None;
+    }
+    match serde_json::from_slice::<Entry>(json) {
+        Ok(entry) => Some(Entry { number, ..entry }),
+        Err(error) => {
+            tracing::warn!(number, %error, "a history entry cannot be read");
+            None
+        }
+    }
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * I/O as the module tests need it: O_DIRECT, exact offsets, exact errors.
+ *
+ *   iotool write <dev> <sector> <count> <seed>     pattern of (seed, sector)
+ *   iotool check <dev> <sector> <count> <seed> [<as>]
+ *           the same pattern must be there; <as>: as if the first sector was this
+ *   iotool zero <dev> <sector> <count>             all of it must read as zero
+ *   iotool read <dev> <sector> <count>             prints the errno name or ok
+ *   iotool flush <dev>                             fsync
+ *   iotool discard <dev> <sector> <count>
+ *   iotool mark <dev> <sector> <main> <keyhex> <block>   write a lost mark
+ *   iotool torture <dev> <sectors> <rounds> <seed> random writes and reads
+ *                                                  against a copy in memory
+ *   iotool poweroff now                            ends the test kernel
+ * Prints "ok" or the errno's name, and exits 0 only for ok.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/reboot.h>
+#include <unistd.h>
+
+#include "../../kmod/mark.h"
+
+/* linux/fs.h would bring the kernel's types beside the shim's. */
+#ifndef BLKDISCARD
+#define BLKDISCARD _IO(0x12, 119)
+#endif
+
+#define ALL_ZERO UINT64_MAX
+
+static int fail(void)
+{
+	puts(errno == EIO ? "EIO" : errno == ENODATA ? "ENODATA" :
+	     errno == EREMOTEIO ? "EREMOTEIO" : strerror(errno));
+	return 1;
+}
+
+static void fill(uint8_t *b, uint64_t sector, uint64_t count, uint64_t seed)
+{
+	for (uint64_t s = 0; s < count; s++) {
+		uint64_t x = (sector + s) * 0x9e3779b97f4a7c15ULL + seed * 0xbf58476d1ce4e5b9ULL;
+
+		for (int i = 0; i < 64; i++, x = x * 6364136223846793005ULL + 1442695040888963407ULL)
+			memcpy(b + s * 512 + i * 8, &x, 8);
+	}
+}
+
+static uint8_t *buffer(uint64_t count)
+{
+	void *p;
+
+	if (posix_memalign(&p, 4096, count ? count * 512 : 512))
+		exit(2);
+	return p;
+}
+
+static int do_write(int fd, uint64_t sector, uint64_t count, uint64_t seed)
+{
+	uint8_t *b = buffer(count);
+	ssize_t n;
+
+	fill(b, sector, count, seed);
+	n = pwrite(fd, b, count * 512, sector * 512);
+	free(b);
+	if (n < 0)
+		return fail();
+	if ((uint64_t)n != count * 512)
+		return puts("SHORT"), 1;
+	return puts("ok"), 0;
+}
+
+static int do_read(int fd, uint64_t sector, uint64_t count, const uint64_t *seed, uint64_t as)
+{
+	uint8_t *b = buffer(count), *want = buffer(count);
+	ssize_t n = pread(fd, b, count * 512, sector * 512);
+
+	if (n < 0)
+		return fail();
+	if ((uint64_t)n != count * 512)
+		return puts("SHORT"), 1;
+	if (seed && *seed == ALL_ZERO) {
+		memset(want, 0, count * 512);
+		if (memcmp(b, want, count * 512))
+			return puts("NOT ZERO"), 1;
+	} else if (seed) {
+		fill(want, as, count, *seed);
+		for (uint64_t s = 0; s < count; s++)
+			if (memcmp(b + s * 512, want + s * 512, 512))
+				return printf("DIFFERS at %llu\n", (unsigned long long)(sector + s)), 1;
+	}
+	return puts("ok"), 0;
+}
+
+static void put(uint8_t *p, uint64_t v, int bytes)
+{
+	for (; bytes--; v >>= 8)
+		*p++ = v;
+}
+
+static int do_mark(int fd, uint64_t sector, uint64_t main, const char *hex, uint32_t block)
+{
+	uint8_t *b = buffer(block / 512), key[16];
+
+	for (int i = 0; i < 16; i++)
+		sscanf(hex + 2 * i, "%2hhx", &key[i]);
+	memset(b, 0, block);
+	memcpy(b, REMAP_MARK_MAGIC, 16);
+	put(b + 16, REMAP_MARK_VERSION, 4);
+	put(b + 20, block, 4);
+	put(b + 24, main, 8);
+	put(b + 32, remap_siphash(key, b, 32), 8);
+	put(b + 508, remap_crc32c(b, 508), 4);
+	if (pwrite(fd, b, block, sector * 512) != (ssize_t)block)
+		return fail();
+	return puts("ok"), 0;
+}
+
+static int do_torture(int fd, uint64_t sectors, uint64_t rounds, uint64_t seed)
+{
+	uint8_t *copy = buffer(sectors), *b = buffer(2048);
+	uint64_t x = seed * 2 + 1;
+
+	if (pread(fd, copy, sectors * 512, 0) != (ssize_t)(sectors * 512))
+		return fail();
+	while (rounds--) {
+		uint64_t at, n;
+
+		x = x * 6364136223846793005ULL + 1442695040888963407ULL;
+		at = (x >> 33) % sectors;
+		n = 1 + (x >> 20) % ((x >> 12) % 8 ? 64 : 2048);
+		if (n > sectors - at)
+			n = sectors - at;
+		if (x >> 63) {
+			fill(b, at, n, x);
+			if (pwrite(fd, b, n * 512, at * 512) != (ssize_t)(n * 512))
+				return fail();
+			memcpy(copy + at * 512, b, n * 512);
+		} else {
+			if (pread(fd, b, n * 512, at * 512) != (ssize_t)(n * 512))
+				return fail();
+			if (memcmp(b, copy + at * 512, n * 512))
+				return printf("DIFFERS in %llu+%llu\n", (unsigned long long)at, (unsigned long long)n), 1;
+		}
+	}
+	return puts("ok"), 0;
+}
+
+static uint64_t num(char **argv, int argc, int i)
+{
+	return i < argc ? strtoull(argv[i], NULL, 0) : 0;
+}
+
+int main(int argc, char **argv)
+{
+	const char *op = argc > 2 ? argv[1] : "";
+	int ro = !strcmp(op, "read") || !strcmp(op, "check"), fd;
+	uint64_t a = num(argv, argc, 3), n = num(argv, argc, 4), s = num(argv, argc, 5);
+
+	if (argc < 3)
+		return 2;
+	if (!strcmp(op, "poweroff"))
+		return reboot(RB_POWER_OFF);
+	fd = open(argv[2], (ro ? O_RDONLY : O_RDWR) | O_DIRECT);
+	if (fd < 0)
+		return fail();
+	if (!strcmp(op, "write"))
+		return do_write(fd, a, n, s);
+	if (!strcmp(op, "check"))
+		return do_read(fd, a, n, &s, argc > 6 ? num(argv, argc, 6) : a);
+	if (!strcmp(op, "read"))
+		return do_read(fd, a, n, NULL, 0);
+	if (!strcmp(op, "zero"))
+		return do_read(fd, a, n, &(uint64_t){ ALL_ZERO }, a);
+	if (!strcmp(op, "flush"))
+		return fsync(fd) ? fail() : (puts("ok"), 0);
+	if (!strcmp(op, "discard")) {
+		uint64_t range[2] = { a * 512, n * 512 };
+
+		return ioctl(fd, BLKDISCARD, range) ? fail() : (puts("ok"), 0);
+	}
+	if (!strcmp(op, "mark") && argc > 6)
+		return do_mark(fd, a, n, argv[5], num(argv, argc, 6));
+	if (!strcmp(op, "torture"))
+		return do_torture(fd, a, n, s);
+	return 2;
+}

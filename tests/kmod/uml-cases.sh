@@ -1,0 +1,986 @@
+# shellcheck shell=dash
+# SPDX-License-Identifier: GPL-2.0-only
+# The cases. Each runs in a subshell with -e, on fresh devices named r (the
+# target), m (its main, where a case needs bad sectors) and x (anything else).
+
+io=$RG_TESTS/out/iotool
+LEN=65536
+R=/dev/mapper/r
+MAIN=/dev/ram0
+SPARE=/dev/ram1
+KEY=000102030405060708090a0b0c0d0e0f
+TOKEN=00000000000000a1
+
+die() {
+	echo "$*"
+	exit 1
+}
+
+# want <expected output> <command...>
+want() {
+	expected=$1
+	shift
+	got=$("$@" 2>&1) || true
+	[ "$got" = "$expected" ] || die "$*: got '$got', want '$expected'"
+}
+
+# refused <part of the error text> <message...>
+refused() {
+	text=$1
+	shift
+	if got=$(dmsetup message r 0 "$@" 2>&1); then
+		die "accepted: $*"
+	fi
+	case $got in *"$text"*) ;; *) die "$*: got '$got', want '$text'" ;; esac
+}
+
+until_true() {
+	for _ in $(seq 100); do
+		if eval "$1"; then
+			return 0
+		fi
+		sleep 0.05
+	done
+	die "never true: $1 (status $(dmsetup status r))"
+}
+
+field() { dmsetup status r | cut -d' ' -f"$1"; }
+msg() { dmsetup message r 0 "$*"; }
+own() {
+	INSTANCE=$(field 8)
+	msg own "$INSTANCE" "$TOKEN"
+}
+as() { dmsetup message r 0 "as $INSTANCE $TOKEN $*"; }
+now_ms() { date +%s%3N; }
+
+plain() { dmsetup create r --table "0 $LEN dm-remap-v4 $MAIN $SPARE"; }
+managed() {
+	dmsetup create r --table "0 $LEN dm-remap-v4 ${M:-$MAIN} ${S:-$SPARE} $(echo "$*" | wc -w | xargs expr 1 +) managed $*"
+	own
+}
+
+# A main whose sectors 8000..8007 fail
+bad_main() {
+	dmsetup create m <<-T
+		0 8000 linear $MAIN 0
+		8000 8 error
+		8008 $((LEN - 8008)) linear $MAIN 8008
+	T
+	M=/dev/mapper/m
+}
+
+# fenced <start> <len> <ms>: a sealed fence, its id in $fence
+fenced() {
+	drained "$@"
+	as seal "$fence"
+}
+drained() {
+	fence=$(as fence "$@" | cut -d' ' -f2)
+	until_true 'msg fences | grep -q "fence $fence .* drained"'
+}
+
+cleanup() {
+	dmsetup remove --retry r 2>/dev/null || dmsetup remove --force r 2>/dev/null || true
+	delpart /dev/loop0 1 2>/dev/null || true
+	for d in 0 1; do
+		losetup -d /dev/loop$d 2>/dev/null || true
+	done
+	for d in x m s; do
+		dmsetup remove --retry $d 2>/dev/null || true
+	done
+}
+
+case_create_and_table() {
+	dmsetup create r --table "0 $LEN dm-remap-v4 /dev/ram0 /dev/ram1 9 managed small_spare reserve 8 16 hold 700 spare /dev/ram2"
+	want "0 $LEN dm-remap-v4 1:0 1:1 9 managed small_spare reserve 8 16 hold 700 spare 1:2" dmsetup table r
+	t=$(dmsetup table r)
+	dmsetup load r --table "$t"
+	dmsetup resume r
+	want "$t" dmsetup table r
+	want "3 dependencies	: (1, 2) (1, 1) (1, 0)" dmsetup deps r
+}
+
+case_bad_tables() {
+	for args in "" "/dev/ram0" "/dev/nothing /dev/ram1" "/dev/ram0 /dev/ram1 1" "/dev/ram0 /dev/ram1 1 bogus" \
+		"/dev/ram0 /dev/ram1 2 hold 100" "/dev/ram0 /dev/ram1 3 managed hold 15001" \
+		"/dev/ram0 /dev/ram1 3 managed hold -1" "/dev/ram0 /dev/ram1 2 managed closed"; do
+		if dmsetup create r --table "0 $LEN dm-remap-v4 $args" 2>/dev/null; then
+			die "accepted: $args"
+		fi
+	done
+	dmsetup create x --table "0 800 linear /dev/ram1 0"
+	if dmsetup create r --table "0 $LEN dm-remap-v4 $MAIN /dev/mapper/x" 2>/dev/null; then
+		die "small spare accepted"
+	fi
+	dmsetup create r --table "0 $LEN dm-remap-v4 $MAIN /dev/mapper/x 1 small_spare"
+}
+
+case_ranges() {
+	plain
+	want ok $io write $MAIN 0 $LEN 1
+	want ok $io write $SPARE 0 $LEN 2
+	want "dm-remap v4.0 real: Added remap: 1001 → 5003 (length: 7)" msg add_remap 1001 5003 7
+	msg add_remap 1013 6001 100 >/dev/null
+	msg add_remap 1113 3000 1 >/dev/null
+	# Reads before, inside, across and behind.
+	want ok $io check $R 900 101 1
+	want ok $io check $R 1001 7 2 5003
+	want ok $io check $R 1008 5 1
+	want ok $io check $R 1013 100 2 6001
+	want ok $io check $R 1113 1 2 3000
+	want ok $io check $R 1114 500 1
+	# One write over all of them; then each place has its part.
+	want ok $io write $R 900 1000 3
+	want ok $io check $R 900 1000 3
+	want ok $io check $MAIN 900 101 3
+	want ok $io check $MAIN 1001 7 1
+	want ok $io check $SPARE 5003 7 3 1001
+	want ok $io check $MAIN 1008 5 3
+	want ok $io check $SPARE 6001 100 3 1013
+	want ok $io check $SPARE 3000 1 3 1113
+	want ok $io check $MAIN 1013 101 1
+	want ok $io check $SPARE 5010 900 2
+	want ok $io check $SPARE 5000 3 2
+	want ok $io check $MAIN 1900 1000 1
+	want 3 field 4
+}
+
+case_torture_ranges() {
+	plain
+	i=0
+	while [ $i -lt 40 ]; do
+		msg add_remap $((i * 37 + i % 7)) $((i * 31)) $((1 + i % 30)) >/dev/null
+		i=$((i + 1))
+	done
+	want ok $io torture $R 4096 1500 7
+}
+
+case_bio_sizes() {
+	plain
+	msg add_remap 2050 0 1000 >/dev/null
+	for n in 1 8 9 64 127 128 512 1024 2048; do
+		want ok $io write $R 2000 $n $n
+		want ok $io check $R 2000 $n $n
+	done
+}
+
+case_refusals() {
+	plain
+	msg add_remap 1000 5000 100 >/dev/null
+	refused "File exists" add_remap 1050 9000 10
+	refused "File exists" add_remap 950 9000 51
+	refused "File exists" add_remap 2000 5099 1
+	refused "File exists" add_remap 999 9000 200
+	msg add_remap 1000 7000 50 >/dev/null
+	msg add_remap 1050 5000 10 >/dev/null
+	refused "out of range" add_remap $LEN 0 1
+	refused "out of range" add_remap 0 $LEN 1
+	refused "out of range" add_remap 18446744073709551615 0 1
+	refused "out of range" add_remap 18446744073709551616 0 1
+	refused "out of range" add_remap 0 18446744073709551600 100
+	refused "out of range" add_remap 20000 20000 4294967296
+	refused "out of range" add_remap 20000 20000 0
+	for bad in "" -1 +1 0x10 1a " " 1.0; do
+		refused "Invalid argument" "add_remap 20000 20000 ${bad:-x}"
+	done
+	refused "Invalid argument" add_remap 1 2
+	refused "Invalid argument" add_remap 20000 20000 1 0 5
+	refused "Invalid argument" nonsense
+	refused "No such file" remove_remap 1001
+	refused "not supported" own 0000000000000000 0000000000000000
+	refused "not supported" fence 0 8 1000
+	want 2 field 4
+	want "dm-remap v4.0 real: Removed remap: 1000 (was mapping to 7000)" msg remove_remap 1000
+	want "dm-remap v4.0 real: Cleared all remaps (1 entries removed)" msg clear_all
+	want 0 field 4
+}
+
+case_replies() {
+	plain
+	msg help | grep -q "remove_remap <main_sector>"
+	msg status | grep -q "Main device: /dev/ram0 (sectors: 65536)"
+	$io write $R 0 8 1 >/dev/null
+	msg stats | grep -q "Write operations:    [1-9]"
+	msg stats | grep -q "Write operations:    0"
+	$io write $R 0 8 1 >/dev/null
+	want "dm-remap v4.0 real: Statistics cleared" msg clear_stats
+	msg stats | grep -q "Write operations:    0"
+	msg health | grep -q "Health score: 100/100"
+	dmesg | grep -q "dm-remap v4.0 real: Health Status:"
+	want "errors 1 1" msg errors 0
+	want "dump 0 0000000000000000
+end" msg dump 0
+	want end msg fences
+}
+
+case_table_start() {
+	dmsetup create r <<-T
+		0 1000 linear /dev/ram2 0
+		1000 20000 dm-remap-v4 $MAIN $SPARE
+	T
+	dmsetup message r 1000 "add_remap 10 500 5" >/dev/null
+	want ok $io write $MAIN 0 2000 1
+	want ok $io write $R 1000 100 2
+	want ok $io check $MAIN 0 10 2 1000
+	want ok $io check $SPARE 500 5 2 1010
+	want ok $io check $MAIN 15 85 2 1015
+	want ok $io check $MAIN 10 5 1
+}
+
+case_hold_then_remap() {
+	bad_main
+	managed hold 8000
+	want ok $io write $SPARE 0 $LEN 9
+	as lease 30000
+	$io write $R 7990 64 5 >/tmp/w &
+	w=$!
+	until_true '[ $(field 10) = 1 ]'
+	msg errors 0 | grep -q "e 1 held write main 8000 8000 8 ioerr [0-9]* -"
+	[ "$(msg errors 0 | wc -l)" = 2 ]
+	refused "not permitted" add_remap 8000 96 8
+	fence=$(as fence 8000 8 5000 | cut -d' ' -f2)
+	until_true 'msg fences | grep -q "fence $fence 8000 8 drained"'
+	if as add_remap 8000 96 8 0 fence="$fence" 2>/dev/null; then die "added under an unsealed fence"; fi
+	as seal "$fence"
+	want ok $io write $SPARE 96 8 77
+	as add_remap 8000 96 8 0 fence="$fence" >/dev/null
+	wait $w || die "write: $(cat /tmp/w)"
+	want ok cat /tmp/w
+	want ok $io check $R 7990 64 5
+	want ok $io check $SPARE 96 8 5 8000
+	want ok $io check $SPARE 104 100 9
+	want 0 field 10
+	want 0 field 11
+	want 1 field 4
+	msg errors 2 | grep -q "e 2 healed write spare0 8000 96 8 other"
+	want end msg fences
+}
+
+case_hold_expires() {
+	bad_main
+	managed hold 1000
+	as lease 30000
+	t0=$(now_ms)
+	want EIO $io write $R 8000 8 5
+	t=$(($(now_ms) - t0))
+	[ $t -ge 900 ] && [ $t -lt 4000 ] || die "took $t ms"
+	msg errors 0 | grep -q "expired write main 8000"
+	want EIO $io read $R 8000 8
+	want 0 field 10
+}
+
+case_no_lease_no_hold() {
+	bad_main
+	managed hold 5000
+	t0=$(now_ms)
+	want EIO $io write $R 8000 8 5
+	[ $(($(now_ms) - t0)) -lt 3000 ] || die "was held without a lease"
+	as lease 700
+	want EIO $io write $R 8000 8 5
+	[ $(($(now_ms) - t0)) -lt 4800 ] || die "was held beyond the lease"
+	as lease 30000
+	$io write $R 8000 8 5 >/tmp/w & w=$!
+	until_true '[ $(field 10) = 1 ]'
+	as lease 0
+	wait $w || true
+	want EIO cat /tmp/w
+}
+
+case_release_and_retry() {
+	bad_main
+	managed hold 8000
+	as lease 30000
+	$io write $R 8000 8 5 >/tmp/w & w=$!
+	until_true '[ $(field 10) = 1 ]'
+	want 0 as release 0 8000
+	want 1 as release 8007 1
+	wait $w || true
+	want EIO cat /tmp/w
+	msg errors 0 | grep -q "released write main 8000"
+
+	$io write $R 7900 200 6 >/tmp/w & w=$!
+	until_true '[ $(field 10) = 1 ]'
+	dmsetup suspend --noflush m
+	dmsetup load m --table "0 $LEN linear $MAIN 0"
+	dmsetup resume m
+	want 1 as retry 8000 8
+	wait $w || die "write: $(cat /tmp/w)"
+	want ok $io check $R 7900 200 6
+	msg errors 0 | grep -q "healed write main 8000 8000 8"
+}
+
+case_closed_load_ready() {
+	want ok $io write $SPARE 0 $LEN 2
+	want ok $io write $MAIN 0 $LEN 1
+	managed closed 20000
+	want CLOSED field 6
+	$io check $R 1000 64 2 5000 >/tmp/w & w=$!
+	sleep 0.3
+	kill -0 $w || die "did not wait"
+	if as ready 1 0000000000000000 2>/dev/null; then die "opened with the wrong count"; fi
+	as load 1000:5000:64:0:0,2000:6000:8:0:0
+	if as load 3000:100:8:0:0,2004:200:8:0:0 2>/dev/null; then die "loaded an overlap"; fi
+	if as load 3000:100:8:0:0, 2>/dev/null; then die "loaded junk"; fi
+	if as load 3000:100:8:0:1 2>/dev/null; then die "marked without secret"; fi
+	sum=$(msg dump 0 | head -1 | cut -d' ' -f3)
+	want "dump 2 $sum
+remap 2000 6000 8 0 0
+end" msg dump 1001
+	as ready 2 "$sum"
+	wait $w || die "read: $(cat /tmp/w)"
+	want ACTIVE field 6
+	want ok $io check $R 2000 8 2 6000
+	want ok $io check $R 2008 80 1
+	if as load 9000:9000:8:0:0 2>/dev/null; then die "loaded while active"; fi
+	if as add_remap 9000 9000 8 2>/dev/null; then die "added without a fence"; fi
+}
+
+case_closed_expires() {
+	managed closed 700
+	t0=$(now_ms)
+	want EIO $io read $R 0 8
+	t=$(($(now_ms) - t0))
+	[ $t -lt 4000 ] || die "took $t ms"
+	want EXPIRED field 6
+	want EIO $io write $R 0 8 1
+	as add_remap 0 0 8 >/dev/null
+	as ready 1 "$(msg dump 0 | head -1 | cut -d' ' -f3)"
+	want ok $io write $R 0 8 1
+	want ok $io check $SPARE 0 8 1
+}
+
+case_noflush_while_closed() {
+	want ok $io write $MAIN 0 64 1
+	managed closed 20000
+	$io check $R 0 64 1 >/tmp/w & w=$!
+	sleep 0.3
+	t0=$(now_ms)
+	dmsetup suspend --noflush --nolockfs r
+	[ $(($(now_ms) - t0)) -lt 4000 ] || die "suspend waited"
+	dmsetup resume r
+	sleep 0.2
+	kill -0 $w || die "no longer waits"
+	as ready 0 0000000000000000
+	dmsetup suspend --noflush --nolockfs r
+	dmsetup resume r
+	wait $w || die "read: $(cat /tmp/w)"
+}
+
+case_noflush_while_held() {
+	bad_main
+	managed hold 8000
+	as lease 30000
+	$io write $R 7990 64 5 >/tmp/w & w=$!
+	until_true '[ $(field 10) = 1 ]'
+	t0=$(now_ms)
+	dmsetup suspend --noflush --nolockfs r
+	[ $(($(now_ms) - t0)) -lt 4000 ] || die "suspend waited"
+	want 0 field 10
+	dmsetup resume r
+	until_true '[ $(field 10) = 1 ]'
+	as release 8000 8 >/dev/null
+	wait $w || true
+	want EIO cat /tmp/w
+}
+
+case_flush_suspend_while_held() {
+	bad_main
+	managed hold 1500
+	as lease 30000
+	$io write $R 8000 8 5 >/tmp/w & w=$!
+	until_true '[ $(field 10) = 1 ]'
+	t0=$(now_ms)
+	dmsetup suspend r
+	[ $(($(now_ms) - t0)) -lt 5000 ] || die "suspend took too long"
+	dmsetup resume r
+	wait $w || true
+	want EIO cat /tmp/w
+}
+
+case_reload() {
+	managed hold 100
+	fenced 100 8 5000
+	as add_remap 100 200 8 0 fence="$fence" >/dev/null
+	inst=$(field 8)
+	dmsetup suspend r
+	dmsetup load r --table "$(dmsetup table r)"
+	dmsetup resume r
+	want 1 field 4
+	want "$inst" field 8
+	want ok $io write $R 96 16 4
+	want ok $io check $SPARE 200 8 4 100
+	for t in "0 $LEN dm-remap-v4 /dev/ram2 $SPARE 1 managed" "0 $LEN dm-remap-v4 $MAIN /dev/ram2 1 managed" \
+		"0 60000 dm-remap-v4 $MAIN $SPARE 1 managed" "0 $LEN dm-remap-v4 $MAIN $SPARE" \
+		"0 $LEN dm-remap-v4 $MAIN $SPARE 4 managed reserve 8 8"; do
+		if dmsetup load r --table "$t" 2>/dev/null; then die "loaded: $t"; fi
+	done
+	dmsetup load r --table "0 $LEN dm-remap-v4 $MAIN $SPARE 3 managed hold 50"
+	dmsetup resume r
+	want 1 field 4
+}
+
+case_reload_plain() {
+	plain
+	dmsetup load r --table "0 $LEN dm-remap-v4 /dev/ram2 $SPARE"
+	refused "busy" add_remap 100 200 8
+	dmsetup clear r
+	msg add_remap 100 200 8 >/dev/null
+	if dmsetup load r --table "0 $LEN dm-remap-v4 /dev/ram2 $SPARE" 2>/dev/null; then die "orphaned"; fi
+	msg clear_all >/dev/null
+	dmsetup load r --table "0 $LEN dm-remap-v4 /dev/ram2 $SPARE"
+	dmsetup resume r
+	want ok $io write $R 0 8 3
+	want ok $io check /dev/ram2 0 8 3
+}
+
+case_lost_marks() {
+	want ok $io write $SPARE 0 1000 2
+	managed closed 20000
+	if as add_remap 800 96 16 marked 2>/dev/null; then die "marked without a secret"; fi
+	as secret $KEY
+	as add_remap 800 96 16 marked >/dev/null
+	if as secret ffffffffffffffffffffffffffffffff 2>/dev/null; then die "secret changed"; fi
+	as secret $KEY
+	want ok $io mark $SPARE 99 803 $KEY 512
+	# A mark of another place is data.
+	want ok $io mark $SPARE 105 810 $KEY 512
+	as ready 1 "$(msg dump 0 | head -1 | cut -d' ' -f3)"
+	want ENODATA $io read $R 800 16
+	want ENODATA $io read $R 803 1
+	want ENODATA $io read $R 700 200
+	want ok $io check $R 800 3 2 96
+	want ok $io check $R 804 5 2 100
+	want ok $io read $R 809 1
+	want "errors 1 1" msg errors 0
+	want ok $io write $R 803 1 8
+	want ok $io check $R 803 1 8
+	want ok $io read $R 700 200
+	msg dump 0 | grep -q "remap 800 96 16 0 1"
+}
+
+case_lost_marks_long() {
+	managed closed 20000
+	as secret $KEY
+	as add_remap 1000 2000 900 0 marked >/dev/null
+	want ok $io write $SPARE 2000 900 3
+	as ready 1 "$(msg dump 0 | head -1 | cut -d' ' -f3)"
+	want ok $io check $R 1000 900 3 2000
+	want ok $io mark $SPARE 2899 1899 $KEY 512
+	want ok $io check $R 1000 899 3 2000
+	want ENODATA $io read $R 1000 900
+	want ok $io torture $R 1800 300 5
+}
+
+case_fence_waits_and_expires() {
+	managed hold 100
+	want ok $io write $R 1000 100 1
+	drained 1000 50 1500
+	t0=$(now_ms)
+	$io write $R 990 60 2 >/tmp/w & w=$!
+	want ok $io check $R 1050 8 1
+	sleep 0.2
+	kill -0 $w || die "passed the fence"
+	wait $w || die "write: $(cat /tmp/w)"
+	[ $(($(now_ms) - t0)) -lt 4000 ] || die "fence did not expire"
+	want ok $io check $R 990 60 2
+	if as seal "$fence" 2>/dev/null; then die "sealed a gone fence"; fi
+	want 0 field 11
+}
+
+case_unfence() {
+	managed hold 100
+	want ok $io write $R 1000 100 1
+	fenced 1000 50 20000
+	if as fence 1049 1 1000 2>/dev/null; then die "overlapping fence"; fi
+	$io check $R 990 100 1 990 >/tmp/w & w=$!
+	$io check $R 1010 10 1 >/tmp/w2 & w2=$!
+	sleep 0.3
+	kill -0 $w2 || die "passed a sealed fence"
+	as unfence "$fence"
+	wait $w2 || die "read: $(cat /tmp/w2)"
+	wait $w || true
+}
+
+case_sealed_bound_fails() {
+	managed hold 100
+	want ok $io write $R 1000 100 1
+	fenced 1000 50 800
+	t0=$(now_ms)
+	want EIO $io read $R 1000 8
+	[ $(($(now_ms) - t0)) -lt 4000 ] || die "waited too long"
+	msg fences | grep -q "fence $fence 1000 50 failed 0"
+	want EIO $io write $R 1049 1 7
+	want ok $io check $R 1050 50 1
+	want ok $io check $MAIN 1049 1 1
+	as add_remap 1000 3000 50 0 fence="$fence" >/dev/null
+	want ok $io write $R 1000 50 3
+	want ok $io check $SPARE 3000 50 3 1000
+}
+
+case_remove_under_fence() {
+	managed closed 20000
+	as add_remap 1000 3000 8 >/dev/null
+	as ready 1 "$(msg dump 0 | head -1 | cut -d' ' -f3)"
+	if as remove_remap 1000 2>/dev/null; then die "removed without a fence"; fi
+	fenced 1000 4 5000
+	if as remove_remap 1000 fence="$fence" 2>/dev/null; then die "fence does not cover it"; fi
+	# A shorter replacement gives up sectors that this fence does not cover.
+	if as add_remap 1000 4000 4 fence="$fence" 2>/dev/null; then die "sectors 1004..1007 orphaned"; fi
+	as unfence "$fence"
+	fenced 1000 8 5000
+	as remove_remap 1000 fence="$fence" >/dev/null
+	want 0 field 4
+	want 0 field 11
+}
+
+case_owners() {
+	managed hold 100
+	as lease 1000
+	old=$TOKEN
+	msg own "$INSTANCE" 00000000000000b2
+	refused "not permitted" as "$INSTANCE" "$old" lease 1000
+	msg as "$INSTANCE" 00000000000000b2 lease 1000
+	refused "Stale" as 0000000000000000 00000000000000b2 lease 1000
+	refused "Stale" own 0000000000000000 00000000000000b2
+	refused "not permitted" clear_all
+	refused "not permitted" lease 1000
+	refused "Invalid argument" as "$INSTANCE" 00000000000000b2 nonsense
+	refused "Invalid argument" as "$INSTANCE" 00000000000000b2
+}
+
+# Flush requests that a disk has completed
+flushes() { awk '{ print $16 }' "/sys/block/$1/stat"; }
+
+case_flush_only_dirty_spare() {
+	# Loop devices have a write cache, ram disks have none.
+	truncate -s 16M /tmp/main /tmp/spare
+	losetup /dev/loop0 /tmp/main
+	losetup /dev/loop1 /tmp/spare
+	dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 /dev/loop1"
+	msg add_remap 1000 0 8 >/dev/null
+	want ok $io flush $R
+	m=$(flushes loop0) s=$(flushes loop1)
+	[ "$m" -gt 0 ] || die "main was not flushed"
+	want ok $io write $R 0 8 1
+	want ok $io flush $R
+	want "$s" flushes loop1
+	[ "$(flushes loop0)" -gt "$m" ] || die "main was not flushed"
+	want ok $io write $R 1000 8 1
+	want ok $io flush $R
+	want $((s + 1)) flushes loop1
+	want ok $io flush $R
+	want $((s + 1)) flushes loop1
+}
+
+case_discard() {
+	truncate -s 16M /tmp/main /tmp/spare
+	losetup /dev/loop0 /tmp/main
+	losetup /dev/loop1 /tmp/spare
+	dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 /dev/loop1"
+	want ok $io write /dev/loop0 0 4096 1
+	want ok $io write /dev/loop1 0 4096 2
+	msg add_remap 1000 80 80 >/dev/null
+	want ok $io discard $R 800 400
+	want ok $io zero $R 800 400
+	want ok $io zero /dev/loop1 80 80
+	want ok $io check /dev/loop1 0 80 2
+	want ok $io check /dev/loop1 160 80 2
+	want ok $io check /dev/loop0 1000 80 1
+	want ok $io check /dev/loop0 0 800 1
+}
+
+case_error_ring() {
+	bad_main
+	dmsetup create r --table "0 $LEN dm-remap-v4 $M $SPARE"
+	ev=$(dmsetup info -c --noheadings -o events r)
+	want EIO $io read $R 7996 16
+	msg errors 0 | grep -q "e 1 failed read main 7996 7996 16 ioerr"
+	until_true '[ "$(dmsetup info -c --noheadings -o events r)" -gt '"$ev"' ]'
+	i=0
+	while [ $i -lt 60 ]; do
+		$io read $R 8000 1 >/dev/null || true
+		i=$((i + 1))
+	done
+	want 62 field 9
+	want 61 field 5
+	[ "$(msg errors 0 | wc -l)" = 62 ]
+	[ "$(msg errors 61 | wc -l)" = 2 ]
+	want "errors 1 62" msg errors 62
+	msg health | grep -q "Health score: 0/100"
+}
+
+case_ring_overflow() {
+	bad_main
+	dmsetup create r --table "0 $LEN dm-remap-v4 $M $SPARE"
+	i=0
+	while [ $i -lt 20 ]; do
+		# 32 errors of one block each
+		dd if=$R of=/dev/null bs=512 skip=8000 count=8 iflag=direct conv=noerror 2>/dev/null || true
+		i=$((i + 1))
+	done
+	n=$(field 9)
+	[ "$n" -gt 100 ] || die "only $n"
+	[ "$(msg errors 1 | wc -l)" -le 129 ]
+}
+
+case_spare_fails_in_redrive() {
+	bad_main
+	dmsetup create s <<-T
+		0 96 linear $SPARE 0
+		96 8 error
+		104 $((LEN - 104)) linear $SPARE 104
+	T
+	S=/dev/mapper/s
+	managed hold 8000
+	as lease 30000
+	$io write $R 8000 8 5 >/tmp/w & w=$!
+	until_true '[ $(field 10) = 1 ]'
+	fenced 8000 8 5000
+	as add_remap 8000 96 8 0 fence="$fence" >/dev/null
+	until_true 'msg errors 0 | grep -q "held write spare0 8000 96 8"'
+	until_true '[ $(field 10) = 1 ]'
+	fenced 8000 8 5000
+	as add_remap 8000 200 8 0 fence="$fence" >/dev/null
+	wait $w || die "write: $(cat /tmp/w)"
+	want ok $io check $SPARE 200 8 5 8000
+}
+
+case_hold_through_fence() {
+	# The write fails while a fence over its block is in force.
+	bad_main
+	managed hold 8000
+	as lease 30000
+	fenced 8000 8 20000
+	$io write $R 7992 24 5 >/tmp/w & w=$!
+	sleep 0.3
+	kill -0 $w || die "passed the fence"
+	as add_remap 8000 96 8 0 fence="$fence" >/dev/null
+	wait $w || die "write: $(cat /tmp/w)"
+	want ok $io check $R 7992 24 5
+}
+
+case_remove_with_held() {
+	bad_main
+	managed hold 8000
+	as lease 30000
+	$io write $R 8000 8 5 >/tmp/w & w=$!
+	until_true '[ $(field 10) = 1 ]'
+	if dmsetup remove r 2>/dev/null; then die "removed while open"; fi
+	t0=$(now_ms)
+	dmsetup remove --force r || true
+	wait $w || true
+	[ $(($(now_ms) - t0)) -lt 6000 ] || die "not bounded"
+	want EIO cat /tmp/w
+}
+
+case_transport_never_held() {
+	# A plain device never holds either.
+	bad_main
+	dmsetup create r --table "0 $LEN dm-remap-v4 $M $SPARE"
+	t0=$(now_ms)
+	want EIO $io write $R 8000 8 5
+	[ $(($(now_ms) - t0)) -lt 3000 ] || die "held on a plain device"
+}
+
+case_partition_of_main() {
+	# Loop partitions are not there; a linear map with an offset stands in.
+	dmsetup create m --table "0 30000 linear $MAIN 2048"
+	dmsetup create r --table "0 30000 dm-remap-v4 /dev/mapper/m $SPARE"
+	want ok $io write $R 0 64 3
+	want ok $io check $MAIN 2048 64 3 0
+}
+
+case_same_device() {
+	dmsetup create r --table "0 30000 dm-remap-v4 $MAIN $MAIN"
+	msg add_remap 100 40000 50 >/dev/null
+	want ok $io write $R 90 100 3
+	want ok $io check $MAIN 40000 50 3 100
+}
+
+case_many_held() {
+	dmsetup create m <<-T
+		0 8000 linear $MAIN 0
+		8000 512 error
+		8512 $((LEN - 8512)) linear $MAIN 8512
+	T
+	M=/dev/mapper/m
+	managed hold 10000
+	as lease 30000
+	$io write $R 7900 1000 5 >/tmp/w & w=$!
+	until_true '[ $(field 10) = 64 ]'
+	fenced 8000 512 9000
+	as add_remap 8000 1024 512 0 fence="$fence" >/dev/null
+	wait $w || die "write: $(cat /tmp/w)"
+	want ok $io check $R 7900 1000 5
+	want ok $io check $SPARE 1024 512 5 8000
+}
+
+case_drain_under_load() {
+	managed hold 100
+	$io torture $R 4096 3000 3 >/tmp/w & w=$!
+	for i in 1 2 3 4 5 6; do
+		fenced $((i * 500)) 300 5000
+		as unfence "$fence"
+	done
+	wait $w || die "torture: $(cat /tmp/w)"
+}
+
+case_partition_write_error() {
+	# Re-issued pieces must not be moved by the partition's start twice.
+	bad_main
+	losetup -P --direct-io=on /dev/loop0 /dev/mapper/m
+	addpart /dev/loop0 1 2048 40000
+	dmsetup create r --table "0 40000 dm-remap-v4 /dev/loop0p1 $SPARE 1 managed"
+	own
+	as lease 30000
+	want ok $io write $MAIN 0 8000 9
+	$io write $R 5901 200 5 >/tmp/w & w=$!
+	until_true '[ $(field 10) = 8 ]'
+	# A loop device has physical blocks of 512 bytes.
+	msg errors 0 | grep -q "e 1 held write main 5952 5952 1"
+	msg errors 0 | grep -q "e 8 held write main 5959 5959 1"
+	fenced 5952 8 5000
+	as add_remap 5952 96 8 0 fence="$fence" >/dev/null
+	wait $w || die "write: $(cat /tmp/w)"
+	want ok $io check $R 5901 200 5
+	want ok $io check $MAIN 7949 51 5 5901
+	want ok $io check $MAIN 8008 141 5 5960
+	want ok $io check $SPARE 96 8 5 5952
+	want ok $io check $MAIN 5800 2149 9
+}
+
+case_big_blocks() {
+	truncate -s 16M /tmp/main /tmp/spare
+	losetup -b 4096 /dev/loop0 /tmp/main
+	losetup -b 4096 /dev/loop1 /tmp/spare
+	if dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 $SPARE 1 managed" 2>/dev/null; then
+		die "blocks of two sizes"
+	fi
+	dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 /dev/loop1 3 managed closed 20000"
+	own
+	for bad in "1001 800 8" "1000 801 8" "1000 800 7"; do
+		if as "add_remap $bad" 2>/dev/null; then die "accepted: $bad"; fi
+	done
+	as secret $KEY
+	as add_remap 1000 800 24 0 marked >/dev/null
+	want ok $io write /dev/loop1 800 24 2
+	want ok $io mark /dev/loop1 808 1008 $KEY 4096
+	as ready 1 "$(msg dump 0 | head -1 | cut -d' ' -f3)"
+	want 4096 blockdev --getss $R
+	want ok $io check $R 1000 8 2 800
+	want ENODATA $io read $R 1008 8
+	want ok $io check $R 1016 8 2 816
+	want ok $io write $R 1008 8 3
+	want ok $io check $R 1008 8 3
+	want ok $io write $R 960 128 4
+	want ok $io check /dev/loop1 800 24 4 1000
+	want "Invalid argument" $io read $R 1001 1
+}
+
+# Members that take their time, so that I/O is in flight when things change
+slow_members() {
+	dmsetup create m --table "0 $LEN delay $MAIN 0 2 $MAIN 0 3"
+	dmsetup create s --table "0 $LEN delay $SPARE 0 3 $SPARE 0 2"
+	M=/dev/mapper/m
+	S=/dev/mapper/s
+}
+
+copy() { dd if="$1" of="$3" bs=512 skip="$2" seek="$4" count="$5" iflag=direct oflag=direct 2>/dev/null; }
+
+case_move_under_load() {
+	# What the daemon does, with a real copy: no write may get lost.
+	slow_members
+	managed hold 100
+	$io torture $R 512 600 3 >/tmp/w & w=$!
+	$io write $R 60000 8 1 >/dev/null
+	n=0
+	while kill -0 $w 2>/dev/null; do
+		at=$((n % 4 * 100 + 13))
+		to=$((1000 + n % 3 * 200))
+		fenced $at 90 5000
+		copy $MAIN $at $SPARE $to 90
+		as add_remap $at $to 90 0 fence="$fence" >/dev/null
+		fenced $at 90 5000
+		copy $SPARE $to $MAIN $at 90
+		as remove_remap $at fence="$fence" >/dev/null
+		n=$((n + 1))
+	done
+	wait $w || die "torture: $(cat /tmp/w)"
+	[ $n -ge 3 ] || die "only $n moves"
+	want 0 field 11
+}
+
+case_suspend_under_load() {
+	slow_members
+	managed hold 100
+	fenced 100 8 5000
+	as add_remap 100 200 8 0 fence="$fence" >/dev/null
+	$io torture $R 512 400 4 >/tmp/w & w=$!
+	n=0
+	while kill -0 $w 2>/dev/null; do
+		drained $((n % 5 * 50)) 40 2000
+		if [ $((n % 2)) = 0 ]; then
+			dmsetup suspend --noflush --nolockfs r
+		else
+			as unfence "$fence"
+			dmsetup suspend r
+		fi
+		[ $((n % 3)) = 0 ] && dmsetup load r --table "$(dmsetup table r)"
+		dmsetup resume r
+		as unfence "$fence" 2>/dev/null || true
+		n=$((n + 1))
+	done
+	wait $w || die "torture: $(cat /tmp/w)"
+	[ $n -ge 3 ] || die "only $n suspends"
+}
+
+case_messages_under_load() {
+	# Tables come and go under the lookups of two readers and a writer.
+	plain
+	msg add_remap 100 100 77 >/dev/null
+	msg add_remap 1000 1000 5 >/dev/null
+	$io torture $R 2048 1500 6 >/tmp/w & w=$!
+	for id in 0 1 2; do
+		while kill -0 $w 2>/dev/null; do
+			msg add_remap $((10000 + id * 1000)) $((10000 + id * 1000)) 64 >/dev/null
+			msg dump 0 >/dev/null
+			$io write $R $((9990 + id * 1000)) 100 1 >/dev/null
+			msg status >/dev/null
+			msg remove_remap $((10000 + id * 1000)) >/dev/null
+		done &
+	done
+	wait $w || die "torture: $(cat /tmp/w)"
+	wait
+	want 2 field 4
+	want 0 field 5
+}
+
+case_drained_waits_for_io() {
+	dmsetup create m --table "0 $LEN delay $MAIN 0 3000 $MAIN 0 3000"
+	M=/dev/mapper/m
+	managed hold 100
+	ev=$(dmsetup info -c --noheadings -o events r)
+	$io write $R 100 8 1 >/tmp/w & w=$!
+	sleep 0.2
+	fence=$(as fence 100 8 5000 | cut -d' ' -f2)
+	msg fences | grep -q draining
+	if as seal "$fence" 2>/dev/null; then die "sealed while draining"; fi
+	until_true 'msg fences | grep -q drained'
+	until_true '[ "$(dmsetup info -c --noheadings -o events r)" -gt '"$ev"' ]'
+	# Whoever sees it drained finds the write finished.
+	want ok $io check $MAIN 100 8 1
+	wait $w
+}
+
+case_only_the_medium_is_held() {
+	# Not held: a write that says it wants no retries, and any discard.
+	bad_main
+	managed hold 5000
+	as lease 30000
+	t0=$(now_ms)
+	want EIO $io read $R 8000 8
+	$io discard $R 8000 8 >/dev/null || true
+	[ $(($(now_ms) - t0)) -lt 4000 ] || die "held what is no write"
+	want 0 field 10
+}
+
+case_held_cap() {
+	# 1200 bad blocks: more than may be held.
+	dmsetup create m <<-T
+		0 8000 linear $MAIN 0
+		8000 16000 error
+		24000 $((LEN - 24000)) linear $MAIN 24000
+	T
+	M=/dev/mapper/m
+	managed hold 12000
+	as lease 30000
+	pids=
+	for i in 0 1 2 3 4; do
+		$io write $R $((8000 + i * 2048)) 2048 5 >/tmp/w$i & pids="$pids $!"
+	done
+	until_true 'cat /tmp/w? | grep -q EIO'
+	[ "$(field 10)" -le 1024 ] || die "held $(field 10)"
+	as lease 0
+	for p in $pids; do wait "$p" || true; done
+	want 0 field 10
+}
+
+case_hostile_messages() {
+	long=$(printf 'x%.0s' $(seq 3000))
+	plain
+	for round in plain managed; do
+		if [ $round = managed ]; then
+			dmsetup remove r
+			managed hold 100
+		fi
+		for m in "" " " "\\" "%s%n%d" "$long" "add_remap $long 1 1" "as" "as x" "as $long y z" \
+			"add_remap 1 1 1 1 1 1 1 1 1" "errors" "errors x" "errors 1 2" "dump 99999999999999999999" \
+			"dump -1" "help me" "status x" "fences 1" "own" "own 1 2" "load" "load x" "ready" "lease" \
+			"add_remap 0 0 4294967295" "add_remap 0 0 1 65536" "add_remap 0 0 1 7" "stats stats"; do
+			if dmsetup message r 0 "$m" >/dev/null 2>&1; then die "accepted ($round): $m"; fi
+		done
+	done
+	for m in "load 1:2:3" "load ::::" "load $long" "ready 0" "ready x y" "ready 0 0" "lease 60001" "lease -1" \
+		"secret" "secret 00" "secret $KEY$KEY" "fence 0 0 100" "fence $LEN 1 100" "fence 0 1 0" "fence 0 1 60001" \
+		"fence 18446744073709551615 2 100" "seal 0" "seal 99" "unfence 99" "retry 0 0" "release 1 18446744073709551615" \
+		"add_remap 0 0 8 fence=0" "add_remap 0 0 8 fence=99" "add_remap 0 0 8 bogus" "add_remap 0 0 8 0 fence=1 fence=x" \
+		"remove_remap 0 fence=1" "clear_all bogus" "own $INSTANCE $TOKEN" "as $INSTANCE $TOKEN lease 1" "help"; do
+		if as "$m" >/dev/null 2>&1; then die "accepted: $m"; fi
+	done
+	want 0 field 4
+	want 0 field 11
+	want ACTIVE field 6
+}
+
+case_many_fences() {
+	managed hold 100
+	i=0
+	while [ $i -lt 64 ]; do
+		as fence $((i * 10)) 5 20000 >/dev/null
+		i=$((i + 1))
+	done
+	if as fence 30000 5 1000 2>/dev/null; then die "65 fences"; fi
+	want 64 field 11
+	want ok $io write $R 5 5 1
+	[ "$(msg fences | wc -l)" = 65 ]
+	want end sh -c "dmsetup message r 0 fences | tail -1"
+	for id in $(msg fences | awk '/^fence/ { print $2 }'); do as unfence "$id"; done
+	want 0 field 11
+}
+
+case_dump_pages() {
+	managed closed 20000
+	i=0 words=
+	while [ $i -lt 1200 ]; do
+		words=$words,$((i * 16)):$((i * 8)):8:0:0
+		i=$((i + 1))
+	done
+	as load "${words#,}"
+	from=0 n=0
+	while [ -n "$from" ]; do
+		msg dump "$from" >/tmp/page
+		n=$((n + $(grep -c ^remap /tmp/page)))
+		from=$(awk '/^next/ { print $2 }' /tmp/page)
+	done
+	want 1200 echo $n
+	as ready 1200 "$(msg dump 0 | head -1 | cut -d' ' -f3)"
+	want ok $io torture $R 20000 200 9
+}
+
+run_cases() {
+	cases=${1:-$(sed -n 's/^case_\([a-z_]*\)() {$/\1/p' "$RG_TESTS/uml-cases.sh")}
+	for c in $cases; do
+		# Not as a condition: that would switch -e off inside.
+		(
+			set -e
+			"case_$c"
+		) >/tmp/case.log 2>&1
+		if [ $? -eq 0 ]; then
+			echo "ok $c"
+		else
+			echo "FAIL $c"
+			tail -5 /tmp/case.log | sed 's/^/## /'
+		fi
+		cleanup
+	done
+}

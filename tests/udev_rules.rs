@@ -1,0 +1,110 @@
+//! The udev rules, worked through by the real `udevadm test` on a block device of this machine, with stand-ins for
+//! dmsetup and the probe. In a mount namespace of its own, so nothing of the machine changes. Skipped without root,
+//! udevadm, dmsetup or a block device.
+
+use std::path::Path;
+use std::process::Command;
+
+const SCRIPT: &str = r#"
+set -e
+mount -t tmpfs tmpfs /run
+mkdir -p /run/udev/rules.d
+cp "$RULES"/*.rules /run/udev/rules.d/
+sed -i s,/usr/bin/remap-guardian,/run/probe, /run/udev/rules.d/61-*.rules
+printf '#!/bin/sh\n[ -z "$PROBE" ] || printf "ID_FS_TYPE=remap_guardian_spare\\nREMAP_GUARDIAN_SET=data\\n"\n[ -n "$PROBE" ]\n' > /run/probe
+printf '#!/bin/sh\necho "$STATUS"\n' > /run/dmsetup
+sed -i "2i PROBE='$PROBE'" /run/probe
+sed -i "2i STATUS='$STATUS'" /run/dmsetup
+chmod +x /run/probe /run/dmsetup
+mount --bind /run/dmsetup /sbin/dmsetup
+printf '%s\n' "SUBSYSTEM==\"block\", $BEFORE" > /run/udev/rules.d/55-zz-test.rules
+udevadm test --action=change "/sys/class/block/$DEVICE" 2>/run/log
+cat /run/log
+"#;
+
+const OURS: &str = r#"ENV{DM_UUID}="REMAP-GUARDIAN-1""#;
+const ACTIVE: &str = "0 8 dm-remap-v4 0 0 ACTIVE 1 00 1 0 0";
+const CLOSED: &str = "0 8 dm-remap-v4 0 0 CLOSED 1 00 1 0 0";
+
+fn device() -> Option<String> {
+    let tools = ["/sbin/dmsetup", "/usr/bin/udevadm", "/usr/bin/unshare", "/lib/udev/rules.d/99-systemd.rules"];
+    if !rustix::process::geteuid().is_root() || !tools.iter().all(|tool| Path::new(tool).exists()) {
+        return None;
+    }
+    let names =
+        std::fs::read_dir("/sys/class/block").ok()?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.into_iter().find(|name| ["vd", "sd", "nvme", "ubd"].iter().any(|prefix| name.starts_with(prefix)))
+}
+
+/// udev's properties after an event, if the test can run here.
+fn properties(before: &str, status: &str, probe: &str) -> Option<String> {
+    let Some(device) = device() else {
+        eprintln!("skipped: needs root, udevadm, dmsetup, unshare and a disk");
+        return None;
+    };
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", SCRIPT]).env("RULES", concat!(env!("CARGO_MANIFEST_DIR"), "/systemd"));
+    let output = command.envs([("DEVICE", device.as_str()), ("BEFORE", before), ("STATUS", status), ("PROBE", probe)]).output();
+    let output = output.unwrap();
+    let (text, log) = (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}{log}");
+    for line in text.lines().filter(|line| line.contains("remap-guardian")) {
+        assert!(!line.contains("Invalid") && !line.contains("Unknown"), "{line}");
+    }
+    Some(text)
+}
+
+fn has(text: &str, line: &str) -> bool {
+    text.lines().any(|found| found.trim() == line)
+}
+
+fn assert_closed(text: &str) {
+    for line in ["SYSTEMD_READY=0", "DM_NOSCAN=1", "DM_UDEV_DISABLE_OTHER_RULES_FLAG=1", "REMAP_GUARDIAN_CLOSED=1"] {
+        assert!(has(text, line), "no {line} in\n{text}");
+    }
+}
+
+fn assert_open(text: &str) {
+    assert!(has(text, "SYSTEMD_READY=1"), "{text}");
+    for line in ["DM_NOSCAN=1", "DM_UDEV_DISABLE_OTHER_RULES_FLAG=1", "REMAP_GUARDIAN_CLOSED=1"] {
+        assert!(!has(text, line), "{line} in\n{text}");
+    }
+}
+
+#[test]
+fn a_device_is_closed_by_the_cookies_flag() {
+    let before = format!(r#"{OURS}, ENV{{DM_COOKIE}}="42", ENV{{DM_SUBSYSTEM_UDEV_FLAG0}}="1""#);
+    let Some(text) = properties(&before, ACTIVE, "") else { return };
+    assert_closed(&text);
+}
+
+#[test]
+fn a_closed_device_stays_closed_whoever_makes_the_event() {
+    for before in [OURS.to_owned(), format!(r#"{OURS}, ENV{{DM_COOKIE}}="42""#)] {
+        let Some(text) = properties(&before, CLOSED, "") else { return };
+        assert_closed(&text);
+    }
+}
+
+#[test]
+fn an_opened_device_is_open_also_after_a_plain_event() {
+    let Some(text) = properties(&format!(r#"{OURS}, ENV{{DM_COOKIE}}="42""#), ACTIVE, "") else { return };
+    assert_open(&text);
+    let old = r#"ENV{REMAP_GUARDIAN_CLOSED}="1", ENV{DM_UDEV_DISABLE_OTHER_RULES_FLAG}="1""#;
+    let Some(text) = properties(&format!("{OURS}, {old}"), ACTIVE, "") else { return };
+    assert_open(&text);
+}
+
+#[test]
+fn a_spare_is_named_and_hidden() {
+    let Some(text) = properties(r#"ENV{TEST}="1""#, "", "spare") else { return };
+    for line in ["ID_FS_TYPE=remap_guardian_spare", "REMAP_GUARDIAN_SET=data", "UDISKS_IGNORE=1", "SYSTEMD_READY=0"] {
+        assert!(has(&text, line), "no {line} in\n{text}");
+    }
+}
+
+#[test]
+fn other_disks_are_left_alone() {
+    let Some(text) = properties(r#"ENV{TEST}="1""#, "", "") else { return };
+    assert!(!has(&text, "SYSTEMD_READY=0") && !has(&text, "UDISKS_IGNORE=1"), "{text}");
+}
