@@ -4,7 +4,7 @@ use super::text::{size, time};
 use crate::config::Settings;
 use crate::control::client::CallError;
 use crate::control::{HistoryReport, Request, client};
-use crate::model::{Entry, Millis, Sector, SetName, What};
+use crate::model::{Entry, ErrorClass, Millis, Sector, SetName, What};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -105,9 +105,14 @@ pub fn sentence(what: &What) -> String {
         }
         What::NotRestored { reason } => format!("NOT opened: {reason}"),
         What::Remapped { remap, saved, lost, class, took_ms, .. } => {
-            let lost = if lost.is_empty() { String::new() } else { format!(", {} could not be read", lost.len()) };
+            let kept = match (saved.0, lost.len()) {
+                (_, 0) => "everything on it was saved".to_string(),
+                (0, _) => "nothing on it could be read".to_string(),
+                (saved, _) => format!("{saved} of its {} sectors were saved", remap.main.len()),
+            };
+            let cause = if *class == ErrorClass::Other { "on request".into() } else { format!("after a failed write ({class})") };
             format!(
-                "healed: sectors {} moved to spare {} at {} after a {class} error in {took_ms} ms ({saved} sectors saved{lost})",
+                "healed: sectors {} moved to spare {} at {} {cause}, in {took_ms} ms; {kept}",
                 remap.main, remap.spare, remap.at
             )
         }
@@ -134,7 +139,7 @@ fn details(what: &What) -> Vec<String> {
         What::Remapped { lost, decision, evidence, .. } => {
             lines.push(format!("why: {} ({})", decision.reason, decision.rule));
             if !lost.is_empty() {
-                lines.push(format!("unreadable until rewritten: {}", list(lost)));
+                lines.push(format!("lost unless the write brought them: {}", list(lost)));
             }
             lines.extend(evidence.iter().map(|line| format!("evidence: {line}")));
         }

@@ -132,8 +132,9 @@ fn show_one(set: &SetReport, out: &mut impl Write) -> std::io::Result<()> {
         rows.add_row(["  kernel".to_string(), words]);
     }
     if let Some(status) = &set.status {
-        for (member, line) in &status.smart {
-            rows.add_row([format!("  SMART {member}"), line.clone()]);
+        for (_, line) in &status.smart {
+            let (what, reading) = line.split_once(": ").unwrap_or(("SMART", line));
+            rows.add_row([format!("  {what}"), reading.to_string()]);
         }
         for case in &status.cases {
             let trouble = case.trouble.as_ref().map(|trouble| format!(": {trouble}")).unwrap_or_default();

@@ -374,7 +374,10 @@ impl SetState {
 
     /// A case is over: remember and record.
     fn end(&mut self, now: Millis, case: Case, policy: &Policy) -> Vec<Effect> {
-        let evidence = self.evidence(now, &case.fault.extent);
+        let mut evidence = self.evidence(now, &case.fault.extent);
+        if self.read_errors.range(case.fault.extent.start()..case.fault.extent.end()).next().is_some() {
+            evidence.push("an earlier read of these sectors failed".into());
+        }
         match (case.stage, case.remap) {
             (Stage::Probing, _) => {
                 let failed = Failed { error: read_error(&case), count: 1, extent: Some(case.fault.extent) };
@@ -496,9 +499,6 @@ impl SetState {
         lines.reverse();
         lines.truncate(3);
         lines.reverse();
-        if self.read_errors.range(extent.start()..extent.end()).next().is_some() {
-            lines.push("an earlier read of these sectors failed".into());
-        }
         lines.extend(self.smart.get(&Member::Main).cloned());
         lines
     }

@@ -26,7 +26,7 @@ pub struct Wish {
 }
 
 /// Checks a wish without changing anything. The description is complete but nowhere written.
-pub fn check(wish: &Wish, devices: &[FoundDevice], now: Millis) -> Result<SetDescription, Reason> {
+pub fn check(wish: &Wish, devices: &[FoundDevice], known: &[SetDescription], now: Millis) -> Result<SetDescription, Reason> {
     activate::ensure_target().map_err(|error| Reason::from(error.to_string()))?;
     let main = find(&wish.main, devices)?;
     let spares = wish.spares.iter().map(|path| find(path, devices)).collect::<Result<Vec<_>, _>>()?;
@@ -53,9 +53,20 @@ pub fn check(wish: &Wish, devices: &[FoundDevice], now: Millis) -> Result<SetDes
     for device in std::iter::once(main).chain(spares.iter().copied()) {
         free(device)?;
         recognisable(device)?;
+        stranger(device, known)?;
+    }
+    if signature::holds_spare(&main.node).map_err(|error| Reason::from(format!("{}: {error}", main.node.display())))? {
+        return Err(Reason::new(format!("{} is a spare of remap-guardian", main.node.display()), "see: remap-guardian status"));
     }
     for spare in &spares {
         blank(spare, wish.overwrite_spare)?;
+    }
+    let node = Path::new("/dev/mapper").join(wish.name.as_str());
+    if node.exists() {
+        return Err(Reason::new(
+            format!("{} exists already", node.display()),
+            "choose another name; “dmsetup ls” shows those in use",
+        ));
     }
     describe(wish, main, &spares, now)
 }
@@ -143,6 +154,19 @@ fn free(device: &FoundDevice) -> Result<(), Reason> {
         Some(first) => {
             Err(Reason::new(format!("{} is in use: {first}", device.node.display()), "unmount it, or stop what uses it, first"))
         }
+        None => Ok(()),
+    }
+}
+
+/// The device belongs to no set that the disks of this machine speak of, open or not.
+fn stranger(device: &FoundDevice, known: &[SetDescription]) -> Result<(), Reason> {
+    let member =
+        |desc: &&SetDescription| std::iter::once(&desc.main).chain(&desc.spares).any(|m| m.matches(&device.identity).is_ok());
+    match known.iter().find(member) {
+        Some(desc) => Err(Reason::new(
+            format!("{} belongs to the set “{}” already", device.node.display(), desc.name),
+            format!("remap-guardian status {}; to give the set up: wipefs --all on its spares", desc.name),
+        )),
         None => Ok(()),
     }
 }

@@ -81,6 +81,8 @@ pub(super) struct Daemon {
     pub(super) look_again: bool,
     pub(super) waiting_for_look: Vec<tokio::sync::oneshot::Sender<()>>,
     pub(super) busy: BTreeSet<SetName>,
+    /// Devices that somebody removed or took over: not opened again unless asked.
+    pub(super) left_alone: BTreeSet<SetId>,
     pub(super) out: UnboundedSender<Input>,
     told: BTreeMap<SetId, String>,
     smart: inputs::Smart,
@@ -107,6 +109,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         look_again: false,
         waiting_for_look: Vec::new(),
         busy: BTreeSet::new(),
+        left_alone: BTreeSet::new(),
         out,
         told: BTreeMap::new(),
         smart: inputs::Smart::default(),
@@ -170,12 +173,14 @@ impl Daemon {
 
     /// Lets the engine decide, and does what it says.
     pub(super) fn apply(&mut self, event: Event) {
-        let closed = if let Event::Closed { set, .. } = &event { Some(*set) } else { None };
+        let closed = if let Event::Closed { set, reason } = &event { Some((*set, reason.clone())) } else { None };
         for effect in self.engine.apply(now(), event) {
             self.run_effect(effect);
         }
-        if let Some(set) = closed {
+        if let Some((set, reason)) = closed {
             self.serving.remove(&set);
+            self.left_alone.insert(set);
+            self.told.insert(set, format!("{reason}; “remap-guardian restore” opens it again"));
         }
     }
 
@@ -258,7 +263,7 @@ impl Daemon {
         }
         self.looking = true;
         let (settings, out) = (self.settings.clone(), self.out.clone());
-        let skip: BTreeSet<SetId> = self.serving.keys().copied().collect();
+        let skip: BTreeSet<SetId> = self.serving.keys().chain(&self.left_alone).copied().collect();
         tokio::task::spawn_blocking(move || {
             let candidates = match inputs::devices(&settings) {
                 Ok(devices) => assemble::discover(&devices),

@@ -143,6 +143,6 @@ impl Smart {
             }
             Err(error) => (format!("no reading: {error}"), Vec::new()),
         };
-        Event::Smart { set, member, summary: format!("SMART of {member}: {summary}"), worse }
+        Event::Smart { set, member, summary: format!("SMART of {member}: {}", summary.trim_start_matches("SMART: ")), worse }
     }
 }

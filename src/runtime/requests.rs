@@ -6,7 +6,7 @@ use super::daemon::{Daemon, Input, now};
 use super::inputs;
 use crate::control::{HistoryReport, Reason, Request, Said, SetReport, StatusReport};
 use crate::engine::Event;
-use crate::model::{Entry, Extent, SetId, SetName, What};
+use crate::model::{Entry, Extent, SetDescription, SetId, SetName, What};
 use serde_json::Value;
 use tokio::sync::oneshot::Sender;
 
@@ -145,6 +145,7 @@ impl Daemon {
     }
 
     fn restore(&mut self, name: Option<SetName>, tell: Tell) {
+        self.left_alone.clear();
         self.look();
         let (done, wait) = tokio::sync::oneshot::channel();
         self.waiting_for_look.push(done);
@@ -174,9 +175,10 @@ impl Daemon {
         }
         self.busy.insert(wish.name.clone());
         let (settings, out) = (self.settings.clone(), self.out.clone());
+        let known: Vec<_> = self.candidates.values().map(|candidate| candidate.desc.clone()).collect();
         tokio::task::spawn_blocking(move || {
             let name = wish.name.clone();
-            let opened = make(&wish, &settings).map(Box::new);
+            let opened = make(&wish, &known, &settings).map(Box::new);
             drop(out.send(Input::Created { name, opened, tell }));
         });
     }
@@ -217,10 +219,10 @@ impl Daemon {
 }
 
 /// Checks, writes, opens. What was written is taken back if the device cannot be opened.
-fn make(wish: &Wish, settings: &crate::config::Settings) -> Result<assemble::Opened, Reason> {
+fn make(wish: &Wish, known: &[SetDescription], settings: &crate::config::Settings) -> Result<assemble::Opened, Reason> {
     let devices =
         inputs::devices(settings).map_err(|error| Reason::from(format!("the block devices cannot be listed: {error}")))?;
-    let desc = create::check(wish, &devices, now())?;
+    let desc = create::check(wish, &devices, known, now())?;
     create::write(&desc, wish)?;
     let candidates = assemble::discover(&devices);
     let candidate = candidates.get(&desc.id).ok_or_else(|| "the new headers cannot be read back".to_string());

@@ -163,7 +163,7 @@ impl Vm {
     /// If there is none, or it cannot be unpacked.
     pub fn install(&mut self) -> Result<()> {
         self.ok("tar -x -C / --keep-directory-symlink -f /dev/disk/by-id/virtio-payload
-            depmod -a && systemctl daemon-reload && udevadm control --reload")?;
+            depmod -a && systemctl daemon-reload && udevadm control --reload && systemd-tmpfiles --create")?;
         Ok(())
     }
 
