@@ -49,14 +49,14 @@ module:
 put = $(if $(wildcard $2),install -D -m 644 -t $(DESTDIR)$1 $(wildcard $2))
 
 install:
-	install -D -m 755 $(release)/remap-guardian $(DESTDIR)$(PREFIX)/bin/remap-guardian
+	install -D -m 755 $(release)/remap-guardian $(DESTDIR)$(PREFIX)/sbin/remap-guardian
 	install -D -m 644 -t $(DESTDIR)/lib/modules/$(KVER)/updates $(module)/dm_remap_v4_real.ko
+	strip --strip-debug $(DESTDIR)/lib/modules/$(KVER)/updates/dm_remap_v4_real.ko
 	$(call put,/lib/systemd/system,systemd/*.service systemd/*.target systemd/*.socket)
 	$(call put,/lib/udev/rules.d,systemd/*.rules)
 	$(foreach file,$(wildcard systemd/*.tmpfiles.conf),\
 		install -D -m 644 $(file) $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/$(notdir $(file:.tmpfiles.conf=.conf));)
 	$(call put,$(PREFIX)/lib/remap-guardian/policies,policies/*.toml)
-	install -D -m 644 systemd/remap-guardian.tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/remap-guardian.conf
 	install -d -m 700 $(DESTDIR)/var/lib/remap-guardian
 	$(if $(DESTDIR),,depmod $(KVER) && systemctl daemon-reload && udevadm control --reload && systemd-tmpfiles --create)
 

@@ -14,7 +14,7 @@ use crate::policy;
 use crate::sources::kmsg_text::KernelNote;
 use anyhow::Context;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
@@ -70,6 +70,21 @@ pub(super) struct Serving {
     smart_due: Millis,
 }
 
+/// The sets that somebody opens or serves.
+#[derive(Clone, Default)]
+pub(super) struct Claims(Arc<Mutex<BTreeSet<SetId>>>);
+
+impl Claims {
+    /// False if it was claimed before.
+    pub(super) fn claim(&self, set: SetId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(set)
+    }
+
+    pub(super) fn give_back(&self, set: SetId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&set);
+    }
+}
+
 /// The daemon.
 pub(super) struct Daemon {
     pub(super) settings: Settings,
@@ -81,7 +96,9 @@ pub(super) struct Daemon {
     pub(super) look_again: bool,
     pub(super) waiting_for_look: Vec<tokio::sync::oneshot::Sender<()>>,
     pub(super) busy: BTreeSet<SetName>,
-    /// Devices that somebody removed or took over: not opened again unless asked.
+    /// Sets that are open or being opened: whoever opens one claims it first, so that nobody opens it twice.
+    pub(super) claimed: Claims,
+    /// Devices that somebody removed or took over: they stay claimed, so they are not opened again unless asked.
     pub(super) left_alone: BTreeSet<SetId>,
     pub(super) out: UnboundedSender<Input>,
     told: BTreeMap<SetId, String>,
@@ -109,6 +126,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         look_again: false,
         waiting_for_look: Vec::new(),
         busy: BTreeSet::new(),
+        claimed: Claims::default(),
         left_alone: BTreeSet::new(),
         out,
         told: BTreeMap::new(),
@@ -263,7 +281,7 @@ impl Daemon {
         }
         self.looking = true;
         let (settings, out) = (self.settings.clone(), self.out.clone());
-        let skip: BTreeSet<SetId> = self.serving.keys().chain(&self.left_alone).copied().collect();
+        let claimed = self.claimed.clone();
         tokio::task::spawn_blocking(move || {
             let candidates = match inputs::devices(&settings) {
                 Ok(devices) => assemble::discover(&devices),
@@ -272,8 +290,15 @@ impl Daemon {
                     BTreeMap::new()
                 }
             };
-            let ready = candidates.iter().filter(|(id, candidate)| !skip.contains(id) && candidate.complete().is_ok());
-            let attempts = ready.map(|(id, candidate)| (*id, assemble::open(candidate, &settings).map(Box::new))).collect();
+            let ready = candidates.iter().filter(|(id, candidate)| candidate.complete().is_ok() && claimed.claim(**id));
+            let attempts = ready.map(|(id, candidate)| {
+                let attempt = assemble::open(candidate, &settings).map(Box::new);
+                if attempt.is_err() {
+                    claimed.give_back(*id);
+                }
+                (*id, attempt)
+            });
+            let attempts = attempts.collect();
             drop(out.send(Input::Discovered { candidates, attempts }));
         });
     }
@@ -328,7 +353,10 @@ impl Daemon {
             .and_then(|work| Ok((work, watcher::start(id, watcher, since, self.settings.lease_ms, self.out.clone())?)));
         let (work, poke) = match threads {
             Ok(threads) => threads,
-            Err(error) => return self.not_restored(id, format!("no thread could be started: {error}")),
+            Err(error) => {
+                self.claimed.give_back(id);
+                return self.not_restored(id, format!("no thread could be started: {error}"));
+            }
         };
         self.told.remove(&id);
         self.rebuild(&desc, &remaps);

@@ -2,9 +2,10 @@
 
 use super::assemble::{self, words};
 use super::create::{self, Wish};
-use super::daemon::{Daemon, Input, now};
+use super::daemon::{Claims, Daemon, Input, now};
 use super::inputs;
 use crate::control::{HistoryReport, Reason, Request, Said, SetReport, StatusReport};
+use crate::edge::FoundDevice;
 use crate::engine::Event;
 use crate::model::{Entry, Extent, SetDescription, SetId, SetName, What};
 use serde_json::Value;
@@ -45,7 +46,7 @@ impl Daemon {
         let mut reports: Vec<(SetId, SetReport)> = Vec::new();
         for (id, candidate) in &self.candidates {
             let serving = self.serving.get(id);
-            let node = |device: Option<&crate::edge::FoundDevice>, identity| match device {
+            let node = |device: Option<&FoundDevice>, identity| match device {
                 Some(device) => format!("{} ({})", device.node.display(), words(identity)),
                 None => format!("missing ({})", words(identity)),
             };
@@ -145,7 +146,9 @@ impl Daemon {
     }
 
     fn restore(&mut self, name: Option<SetName>, tell: Tell) {
-        self.left_alone.clear();
+        for set in std::mem::take(&mut self.left_alone) {
+            self.claimed.give_back(set);
+        }
         self.look();
         let (done, wait) = tokio::sync::oneshot::channel();
         self.waiting_for_look.push(done);
@@ -175,10 +178,11 @@ impl Daemon {
         }
         self.busy.insert(wish.name.clone());
         let (settings, out) = (self.settings.clone(), self.out.clone());
+        let claimed = self.claimed.clone();
         let known: Vec<_> = self.candidates.values().map(|candidate| candidate.desc.clone()).collect();
         tokio::task::spawn_blocking(move || {
             let name = wish.name.clone();
-            let opened = make(&wish, &known, &settings).map(Box::new);
+            let opened = make(&wish, &known, &claimed, &settings).map(Box::new);
             drop(out.send(Input::Created { name, opened, tell }));
         });
     }
@@ -190,7 +194,7 @@ impl Daemon {
             Err(reason) => return drop(tell.send(Err(reason))),
         };
         let desc = opened.desc.clone();
-        let node = |device: &crate::edge::FoundDevice| format!("{} ({})", device.node.display(), words(&device.identity));
+        let node = |device: &FoundDevice| format!("{} ({})", device.node.display(), words(&device.identity));
         let capacity = assemble::capacity(&desc).iter().map(|sectors| sectors.0).sum();
         let what = What::Created {
             main: node(&opened.main),
@@ -219,12 +223,32 @@ impl Daemon {
 }
 
 /// Checks, writes, opens. What was written is taken back if the device cannot be opened.
-fn make(wish: &Wish, known: &[SetDescription], settings: &crate::config::Settings) -> Result<assemble::Opened, Reason> {
+fn make(
+    wish: &Wish,
+    known: &[SetDescription],
+    claimed: &Claims,
+    settings: &crate::config::Settings,
+) -> Result<assemble::Opened, Reason> {
     let devices =
         inputs::devices(settings).map_err(|error| Reason::from(format!("the block devices cannot be listed: {error}")))?;
     let desc = create::check(wish, &devices, known, now())?;
-    create::write(&desc, wish)?;
-    let candidates = assemble::discover(&devices);
+    // Before the headers are there: udev tells of them at once, and the set is ours to open.
+    claimed.claim(desc.id);
+    let made = write_and_open(&desc, wish, &devices, settings);
+    if made.is_err() {
+        claimed.give_back(desc.id);
+    }
+    made
+}
+
+fn write_and_open(
+    desc: &SetDescription,
+    wish: &Wish,
+    devices: &[FoundDevice],
+    settings: &crate::config::Settings,
+) -> Result<assemble::Opened, Reason> {
+    create::write(desc, wish)?;
+    let candidates = assemble::discover(devices);
     let candidate = candidates.get(&desc.id).ok_or_else(|| "the new headers cannot be read back".to_string());
     candidate.and_then(|candidate| assemble::open(candidate, settings)).map_err(|error| {
         let spares: Vec<_> = wish.spares.iter().map(|path| path.as_path()).collect();
