@@ -30,7 +30,7 @@ pub fn open_tables(
         let table = SpareTable::open(io.as_ref(), desc, index as u16).map_err(|error| format!("{name}: {error}"))?;
         table.check().map_err(|problem| format!("{name}: its table is not sound, so remaps may be missing: {problem}"))?;
         remaps.extend(table.remaps().copied());
-        open.push(OpenSpare { io, table });
+        open.push(OpenSpare::new(io, table));
     }
     remaps.sort_by_key(|remap: &Remap| remap.main.start());
     match remaps.windows(2).find(|pair| pair[0].main.overlaps(&pair[1].main)) {

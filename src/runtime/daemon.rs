@@ -5,11 +5,12 @@ use super::assemble::{self, Candidate, Opened};
 use super::inputs;
 use super::storekeeper::Storekeeper;
 use super::watcher;
+use crate::actuate::steps::Verified;
 use crate::config::Settings;
 use crate::control::{self, Reason};
 use crate::edge::{ExtentState, FoundDevice};
 use crate::engine::{Effect, Engine, Event};
-use crate::model::{Entry, Extent, Member, Millis, SetId, SetName, What};
+use crate::model::{Entry, Extent, Member, Millis, Sectors, SetId, SetName, What};
 use crate::policy;
 use crate::sources::kmsg_text::KernelNote;
 use anyhow::Context;
@@ -28,10 +29,8 @@ pub enum Input {
         set: SetId,
         /// The spare.
         spare: u16,
-        /// Extents that hold data.
-        good: Vec<Extent>,
-        /// Those that do not.
-        bad: Vec<Extent>,
+        /// The result.
+        verified: Verified,
     },
     /// Block devices came, went or changed.
     Devices,
@@ -144,7 +143,7 @@ impl Daemon {
     fn take(&mut self, input: Input) {
         match input {
             Input::Engine(event) => self.apply(event),
-            Input::Verified { set, spare, good, bad } => self.verified(set, spare, good, bad),
+            Input::Verified { set, spare, verified } => self.verified(set, spare, verified),
             Input::Devices => self.look(),
             Input::Discovered { candidates, attempts } => self.discovered(candidates, attempts),
             Input::Kernel(note) => self.note(note),
@@ -215,12 +214,13 @@ impl Daemon {
             Ok(extents) => drop(work.send(Work::Verify(spare, extents))),
             Err(error) => {
                 tracing::warn!(%error, "no spare space could be reserved");
-                drop(out.send(Input::Verified { set, spare, good: Vec::new(), bad: Vec::new() }));
+                drop(out.send(Input::Verified { set, spare, verified: Verified::default() }));
             }
         });
     }
 
-    fn verified(&mut self, set: SetId, spare: u16, good: Vec<Extent>, bad: Vec<Extent>) {
+    fn verified(&mut self, set: SetId, spare: u16, verified: Verified) {
+        let Verified { good, bad, untried } = verified;
         let out = self.out.clone();
         self.store.queue(move |store| {
             for extent in bad {
@@ -230,6 +230,8 @@ impl Daemon {
                 }
             }
             let free = store.usage(set, spare).map(|usage| usage.free).unwrap_or_default();
+            // What could not be tried may still become ready.
+            let free = Sectors(free.0 + untried.0);
             drop(out.send(Input::Engine(Event::Reserved { set, spare, extents: good, free })));
         });
     }
