@@ -2,6 +2,7 @@
 
 pub mod activate;
 pub mod block;
+pub mod reconcile;
 pub mod spare_header;
 mod spare_load;
 pub mod spare_table;

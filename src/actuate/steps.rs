@@ -1,6 +1,7 @@
 //! Does the steps of a cure, one after the other, on the real (or simulated) world. The only code that
 //! writes to members; what it may do when is decided by the engine.
 
+use super::VerifyError;
 use super::spare_table::{CommitError, SpareTable};
 use crate::edge::{BlockIo, FenceId, IoError, Target, TargetFault};
 use crate::engine::{Outcome, Step};
@@ -17,6 +18,26 @@ pub struct OpenSpare {
     pub io: Box<dyn BlockIo>,
     /// The table on it.
     pub table: SpareTable,
+    /// Reserved extents that could not be tried: the disk or the way to it failed, which says nothing about them.
+    untried: Vec<Extent>,
+}
+
+impl OpenSpare {
+    /// A spare whose whole table was read.
+    pub fn new(io: Box<dyn BlockIo>, table: SpareTable) -> OpenSpare {
+        OpenSpare { io, table, untried: Vec::new() }
+    }
+}
+
+/// What trying reserved extents came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// These hold data.
+    pub good: Vec<Extent>,
+    /// These do not.
+    pub bad: Vec<Extent>,
+    /// Sectors that could not be tried; they are the next time.
+    pub untried: Sectors,
 }
 
 /// Everything needed to cure one set.
@@ -60,11 +81,13 @@ impl Actuator {
                 }
             }
             Step::AddRemap { remap, fence } => match self.target.add_remap(remap, Some(*fence)) {
-                Ok(()) => {
+                Err(fault) if !self.is_live(remap) => {
+                    failed("the record is durable but the target did not take the remap", &fault)
+                }
+                _ => {
                     self.mirror(remap.spare);
                     Outcome::Live
                 }
-                Err(fault) => failed("the record is durable but the target did not take the remap", &fault),
             },
             Step::GiveUp { extent, fence } => self.give_up(*extent, *fence),
             Step::Probe(extent) => self.probe(*extent),
@@ -76,20 +99,29 @@ impl Actuator {
         self.target.retry(extent)
     }
 
-    /// Writes and reads back extents that are to become ready. Returns those that hold data, and those that do not.
-    pub fn verify(&self, spare: u16, extents: Vec<Extent>) -> (Vec<Extent>, Vec<Extent>) {
-        let io = self.spares[spare as usize].io.as_ref();
-        let (mut good, mut bad) = (Vec::new(), Vec::new());
-        for extent in extents {
-            if super::verify_extent(io, extent).is_ok() {
-                good.push(extent);
-                continue;
-            }
-            for block in crate::plan::pieces(extent, self.block, self.block) {
-                if super::verify_extent(io, block).is_ok() { good.push(block) } else { bad.push(block) }
+    /// Writes and reads back extents that are to become ready, and those that could not be tried the last time.
+    pub fn verify(&mut self, spare: u16, extents: Vec<Extent>) -> Verified {
+        let spare = &mut self.spares[spare as usize];
+        let io = spare.io.as_ref();
+        let (mut good, mut bad, mut untried) = (Vec::new(), Vec::new(), Vec::new());
+        for extent in std::mem::take(&mut spare.untried).into_iter().chain(extents) {
+            match super::verify_extent(io, extent) {
+                Ok(()) => good.push(extent),
+                Err(VerifyError::Io(IoError::Other(_))) => untried.push(extent),
+                Err(_) => {
+                    for block in crate::plan::pieces(extent, self.block, self.block) {
+                        match super::verify_extent(io, block) {
+                            Ok(()) => good.push(block),
+                            Err(VerifyError::Io(IoError::Other(_))) => untried.push(block),
+                            Err(_) => bad.push(block),
+                        }
+                    }
+                }
             }
         }
-        (good, bad)
+        let left = Sectors(untried.iter().map(|extent| extent.len().0).sum());
+        spare.untried = untried;
+        Verified { good, bad, untried: left }
     }
 
     /// Copies what can be read of the fenced range to the spare, marks the rest lost, and flushes.
@@ -108,8 +140,14 @@ impl Actuator {
         }
         content.resize(spare_len(remap.main.len(), self.block).bytes() as usize, 0);
         let spare = &self.spares[remap.spare as usize];
-        if let Err(error) = spare.io.write(remap.at, &content).and_then(|()| spare.io.flush()) {
-            return Outcome::SpareFailed(format!("spare {} at sector {}: {error}", remap.spare, remap.at));
+        match spare.io.write(remap.at, &content).and_then(|()| spare.io.flush()) {
+            Ok(()) => {}
+            Err(IoError::Medium(error)) => {
+                return Outcome::SpareFailed(format!("spare {} at sector {}: {error}", remap.spare, remap.at));
+            }
+            Err(IoError::Other(error)) => {
+                return Outcome::Failed(format!("writing spare {} failed, which says nothing about it: {error}", remap.spare));
+            }
         }
         let lost_sectors = lost.len() as u64 * u64::from(self.main.logical_block()) / 512;
         Outcome::Salvaged { saved: Sectors(remap.main.len().0 - lost_sectors), lost }
@@ -155,6 +193,12 @@ impl Actuator {
                 Err(_) => Outcome::Unknown(reason.to_string()),
             },
         }
+    }
+
+    /// Whether the target follows the remap: a message that reports an error may have been done all the same.
+    fn is_live(&self, remap: &Remap) -> bool {
+        let same = |live: &Remap| (live.main, live.spare, live.at) == (remap.main, remap.spare, remap.at);
+        self.target.dump().is_ok_and(|live| live.iter().any(same))
     }
 
     /// Gives the table block its second good copy. Nothing depends on it now; a later corruption of the first one would.

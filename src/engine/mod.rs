@@ -200,6 +200,7 @@ impl Engine {
             Event::Tick => {
                 for set in self.sets.values_mut() {
                     effects.extend(set.tick(now));
+                    effects.extend(set.refill(&self.policy));
                 }
             }
             Event::Errors { set, .. }

@@ -434,6 +434,7 @@ impl SetState {
             let step = match (case.stage, case.remap, case.fence) {
                 (Stage::Settling, Some(remap), _) => Step::Settle(remap),
                 (Stage::Mapping, Some(remap), Some(fence)) => Step::AddRemap { remap, fence },
+                (Stage::Releasing, _, fence @ Some(_)) => Step::GiveUp { extent: case.fault.extent, fence },
                 _ => continue,
             };
             case.tried_at = Millis(u64::MAX);
@@ -576,6 +577,11 @@ fn next_step(case: &mut Case, outcome: Outcome, now: Millis) -> Next {
         // The record is durable, so there is no way back: the range stays sealed and we try again.
         (Stage::Mapping, Outcome::Failed(reason), ..) => {
             case.failure = Some(reason);
+            case.tried_at = now;
+            Next::Wait
+        }
+        // A fence that is left behind, perhaps sealed, would fail its range for as long as this daemon lives.
+        (Stage::Releasing, Outcome::Failed(_), _, Some(_)) => {
             case.tried_at = now;
             Next::Wait
         }

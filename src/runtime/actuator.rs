@@ -29,8 +29,8 @@ pub fn start(set: SetId, mut actuator: Actuator, out: UnboundedSender<Input>) ->
                     Input::Engine(Event::Done { set, case, outcome })
                 }
                 Work::Verify(spare, extents) => {
-                    let (good, bad) = actuator.verify(spare, extents);
-                    Input::Verified { set, spare, good, bad }
+                    let verified = actuator.verify(spare, extents);
+                    Input::Verified { set, spare, verified }
                 }
                 Work::Retry(extent) => {
                     if let Err(fault) = actuator.retry(extent) {

@@ -1,13 +1,13 @@
 //! From disks to an open device: finds sets by what is written on their spares, checks every member,
 //! loads the table, opens. Never opens a device whose table is not known completely (S4, S8).
 
-use crate::actuate::steps::{Actuator, OpenSpare};
+use crate::actuate::steps::Actuator;
 use crate::actuate::target::DmTarget;
 use crate::actuate::target_text::Bounds;
-use crate::actuate::{Access, DirectDevice, NoHeader, SpareTable, activate, read_header};
+use crate::actuate::{Access, DirectDevice, NoHeader, activate, read_header, reconcile};
 use crate::config::Settings;
-use crate::edge::{FenceState, FoundDevice, Target};
-use crate::model::{Extent, Remap, Sector, Sectors, SetDescription, SetId};
+use crate::edge::{BlockIo, FoundDevice, Target};
+use crate::model::{Remap, Sectors, SetDescription, SetId};
 use std::collections::BTreeMap;
 
 /// A set that headers on the machine's disks speak of, with the disks that carry them.
@@ -128,7 +128,7 @@ pub fn open(candidate: &Candidate, settings: &Settings) -> Result<Opened, String
     let desc = candidate.desc.clone();
     let main = candidate.main.clone()?;
     let spares: Vec<FoundDevice> = candidate.spares.values().cloned().collect();
-    let (open_spares, remaps) = open_spares(&desc, &spares)?;
+    let (open_spares, remaps) = reconcile::open_tables(&desc, open_nodes(&spares)?)?;
     let (target, adopted, since) = take_device(&desc, &main, &spares, &remaps, settings)?;
     let main_io = DirectDevice::open(&main.node, Access::WRITE).map_err(|error| error.to_string())?;
     let watcher = Box::new(target.share().map_err(|error| error.to_string())?);
@@ -136,26 +136,14 @@ pub fn open(candidate: &Candidate, settings: &Settings) -> Result<Opened, String
     Ok(Opened { desc, main, spares, remaps, actuator, watcher, since, adopted })
 }
 
-/// Opens every spare and reads its whole table, from the medium.
-fn open_spares(desc: &SetDescription, spares: &[FoundDevice]) -> Result<(Vec<OpenSpare>, Vec<Remap>), String> {
-    let mut open = Vec::new();
-    let mut remaps = Vec::new();
-    for (index, spare) in spares.iter().enumerate() {
-        let at = |error: &dyn std::fmt::Display| format!("{}: {error}", spare.node.display());
-        let io = DirectDevice::open(&spare.node, Access::WRITE).map_err(|error| at(&error))?;
-        let mut table = SpareTable::open(&io, desc, index as u16).map_err(|error| at(&error))?;
-        table.check().map_err(|problem| at(&format!("its table is not sound, so remaps may be missing: {problem}")))?;
-        if let Err(error) = table.mirror(&io) {
-            tracing::warn!(spare = %spare.node.display(), %error, "table blocks have only one good copy");
-        }
-        remaps.extend(table.remaps().copied());
-        open.push(OpenSpare { io: Box::new(io), table });
-    }
-    remaps.sort_by_key(|remap: &Remap| remap.main.start());
-    match remaps.windows(2).find(|pair| pair[0].main.overlaps(&pair[1].main)) {
-        Some(pair) => Err(format!("the spares disagree: main sectors {} and {} overlap", pair[0].main, pair[1].main)),
-        None => Ok((open, remaps)),
-    }
+/// Opens the nodes of the spares.
+fn open_nodes(spares: &[FoundDevice]) -> Result<Vec<(String, Box<dyn BlockIo>)>, String> {
+    let open = |spare: &FoundDevice| {
+        let name = spare.node.display().to_string();
+        let io = DirectDevice::open(&spare.node, Access::WRITE).map_err(|error| format!("{name}: {error}"))?;
+        Ok((name, Box::new(io) as Box<dyn BlockIo>))
+    };
+    spares.iter().map(open).collect()
 }
 
 type Taken = (DmTarget, Option<Vec<String>>, u64);
@@ -195,63 +183,14 @@ fn take_device(
 fn load_and_open(desc: &SetDescription, remaps: &[Remap], fresh: bool) -> Result<Taken, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let target = DmTarget::own_set(desc.id).map_err(|fault| text(&fault))?;
-    target.secret(&desc.secret).map_err(|fault| text(&fault))?;
-    let status = target.status().map_err(|fault| text(&fault))?;
-    let closed = status.state != "ACTIVE";
-    let mended = reconcile(&target, remaps, closed).map_err(|reason| format!("kernel and spare disagree: {reason}"))?;
-    if closed {
-        target.ready(remaps).map_err(|fault| text(&fault))?;
-    }
+    let loaded = reconcile::load(&target, desc, remaps)?;
     // Also for a device that was left suspended, or whose opening udev has not been told of.
     activate::open(&desc.name).map_err(|error| text(&error))?;
     if fresh {
         return Ok((target, None, 1));
     }
-    // What waits since before we came is tried again, which reports it anew.
-    let whole = Extent::new(Sector(0), desc.main.sectors).map_err(|error| text(&error))?;
-    target.lease(5_000).and_then(|()| target.retry(whole)).map_err(|fault| text(&fault))?;
-    Ok((target, Some(mended), status.next_seq))
-}
-
-/// Makes the kernel follow the spare's table, which is the truth. Says what was different.
-fn reconcile(target: &dyn Target, truth: &[Remap], closed: bool) -> Result<Vec<String>, String> {
-    let text = |error: crate::edge::TargetFault| error.to_string();
-    let mut mended = Vec::new();
-    let live: BTreeMap<Sector, Remap> =
-        target.dump().map_err(text)?.into_iter().map(|remap| (remap.main.start(), remap)).collect();
-    let known: BTreeMap<Sector, &Remap> = truth.iter().map(|remap| (remap.main.start(), remap)).collect();
-    let same = |a: &Remap, b: &Remap| (a.main, a.spare, a.at) == (b.main, b.spare, b.at);
-    if let Some(stray) = live.values().find(|remap| !known.get(&remap.main.start()).is_some_and(|k| same(k, remap))) {
-        return Err(format!("the kernel maps main sectors {} to a place that no spare records", stray.main));
-    }
-    let missing: Vec<Remap> = truth.iter().filter(|remap| !live.contains_key(&remap.main.start())).copied().collect();
-    if closed {
-        target.load(&missing).map_err(text)?;
-        return Ok(mended);
-    }
-    let fences = target.fences().map_err(text)?;
-    for remap in &missing {
-        let left = fences.iter().find(|fence| fence.extent.covers(&remap.main)).map(|fence| (fence.id, fence.state));
-        let fence = match left {
-            Some((id, FenceState::Sealed | FenceState::Failed)) => id,
-            other => {
-                if let Some((id, _)) = other {
-                    target.unfence(id).map_err(text)?;
-                }
-                let id = target.fence(remap.main, crate::actuate::steps::FENCE_MS).map_err(text)?;
-                target.await_drained(id).and_then(|()| target.seal(id)).map_err(text)?;
-                id
-            }
-        };
-        target.add_remap(remap, Some(fence)).map_err(text)?;
-        mended.push(format!("main sectors {} were recorded on the spare but not yet mapped: mapped now", remap.main));
-    }
-    for fence in target.fences().map_err(text)? {
-        // Its remap was never recorded, and the whole table was read: the outcome is known.
-        target.unfence(fence.id).map_err(text)?;
-        mended.push(format!("a fence on main sectors {} was left by an earlier run: lifted", fence.extent));
-    }
-    Ok(mended)
+    reconcile::try_held_again(&target, desc)?;
+    Ok((target, Some(loaded.mended), loaded.next_error))
 }
 
 /// Sectors of each spare that can serve main.

@@ -5,11 +5,12 @@ use super::assemble::{self, Candidate, Opened};
 use super::inputs;
 use super::storekeeper::Storekeeper;
 use super::watcher;
+use crate::actuate::steps::Verified;
 use crate::config::Settings;
 use crate::control::{self, Reason};
 use crate::edge::{ExtentState, FoundDevice};
 use crate::engine::{Effect, Engine, Event};
-use crate::model::{Entry, Extent, Member, Millis, SetId, SetName, What};
+use crate::model::{Entry, Extent, Member, Millis, Sectors, SetId, SetName, What};
 use crate::policy;
 use crate::sources::kmsg_text::KernelNote;
 use anyhow::Context;
@@ -28,10 +29,8 @@ pub enum Input {
         set: SetId,
         /// The spare.
         spare: u16,
-        /// Extents that hold data.
-        good: Vec<Extent>,
-        /// Those that do not.
-        bad: Vec<Extent>,
+        /// The result.
+        verified: Verified,
     },
     /// Block devices came, went or changed.
     Devices,
@@ -171,7 +170,7 @@ impl Daemon {
     fn take(&mut self, input: Input) {
         match input {
             Input::Engine(event) => self.apply(event),
-            Input::Verified { set, spare, good, bad } => self.verified(set, spare, good, bad),
+            Input::Verified { set, spare, verified } => self.verified(set, spare, verified),
             Input::Devices => self.look(),
             Input::Discovered { candidates, attempts } => self.discovered(candidates, attempts),
             Input::Kernel(note) => self.note(note),
@@ -244,12 +243,13 @@ impl Daemon {
             Ok(extents) => drop(work.send(Work::Verify(spare, extents))),
             Err(error) => {
                 tracing::warn!(%error, "no spare space could be reserved");
-                drop(out.send(Input::Verified { set, spare, good: Vec::new(), bad: Vec::new() }));
+                drop(out.send(Input::Verified { set, spare, verified: Verified::default() }));
             }
         });
     }
 
-    fn verified(&mut self, set: SetId, spare: u16, good: Vec<Extent>, bad: Vec<Extent>) {
+    fn verified(&mut self, set: SetId, spare: u16, verified: Verified) {
+        let Verified { good, bad, untried } = verified;
         let out = self.out.clone();
         self.store.queue(move |store| {
             for extent in bad {
@@ -259,6 +259,8 @@ impl Daemon {
                 }
             }
             let free = store.usage(set, spare).map(|usage| usage.free).unwrap_or_default();
+            // What could not be tried may still become ready.
+            let free = Sectors(free.0 + untried.0);
             drop(out.send(Input::Engine(Event::Reserved { set, spare, extents: good, free })));
         });
     }
@@ -373,8 +375,18 @@ impl Daemon {
 
     /// Brings registry and allocator in line with the spares, which are the truth.
     fn rebuild(&self, desc: &crate::model::SetDescription, remaps: &[crate::model::Remap]) {
-        let (desc, remaps) = (desc.clone(), remaps.to_vec());
+        let (desc, remaps, keeper) = (desc.clone(), remaps.to_vec(), self.store.clone());
         self.store.queue(move |store| {
+            if let Some(kept) = keeper.was_set_aside() {
+                let message = format!(
+                    "the store could not be read and was set aside as {}: history before this is there only",
+                    kept.display()
+                );
+                let entry = Entry { number: 0, at: now(), set: desc.id, name: desc.name.clone(), what: What::Alert { message } };
+                if let Err(error) = store.append(&entry) {
+                    tracing::error!(%error, "history could not be written");
+                }
+            }
             let spares = desc.geometry.iter().enumerate().map(|(index, geometry)| (index as u16, geometry.data));
             let rebuilt = store.put_set(&desc).and_then(|()| {
                 spares.into_iter().try_for_each(|(spare, data)| {

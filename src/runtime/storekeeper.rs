@@ -4,7 +4,7 @@
 //! mounted later, perhaps on one of our own devices. Work waits in the queue until the store is open.
 
 use crate::edge::Store;
-use crate::store::SledStore;
+use crate::store::{OpenError, SledStore, set_aside};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
@@ -19,6 +19,7 @@ const RETRY: Duration = Duration::from_millis(500);
 pub struct Storekeeper {
     jobs: mpsc::Sender<Job>,
     trouble: Arc<Mutex<Option<String>>>,
+    set_aside: Arc<Mutex<Option<PathBuf>>>,
 }
 
 impl Storekeeper {
@@ -26,10 +27,13 @@ impl Storekeeper {
     pub fn start(path: PathBuf) -> std::io::Result<(Storekeeper, std::thread::JoinHandle<()>)> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let trouble = Arc::new(Mutex::new(Some("it is being opened".to_string())));
-        let keeper = Storekeeper { jobs, trouble: trouble.clone() };
+        let set_aside = Arc::new(Mutex::new(None));
+        let keeper = Storekeeper { jobs, trouble: trouble.clone(), set_aside: set_aside.clone() };
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || {
             let tell = |what: Option<String>| *trouble.lock().unwrap_or_else(PoisonError::into_inner) = what;
-            let store = open(&path, &tell);
+            let mut aside = None;
+            let store = open(&path, &tell, &mut aside);
+            *set_aside.lock().unwrap_or_else(PoisonError::into_inner) = aside;
             tell(None);
             for job in queue {
                 job(&store);
@@ -43,18 +47,32 @@ impl Storekeeper {
         drop(self.jobs.send(Box::new(job)));
     }
 
+    /// Where a store that could not be read was moved to in this run. To be asked from a job: then the store is open.
+    pub fn was_set_aside(&self) -> Option<PathBuf> {
+        self.set_aside.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Why the store is not open, if it is not.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-fn open(path: &Path, tell: &dyn Fn(Option<String>)) -> SledStore {
+fn open(path: &Path, tell: &dyn Fn(Option<String>), aside: &mut Option<PathBuf>) -> SledStore {
     let mut said = String::new();
     loop {
         let there = path.parent().is_none_or(Path::is_dir);
         let trouble = match there.then(|| SledStore::open(path)) {
             Some(Ok(store)) => return store,
+            Some(Err(error @ OpenError::Unreadable { .. })) => match set_aside(path, super::daemon::now()) {
+                // Never deleted. Registry and allocator come back from the spares.
+                Ok(kept) => {
+                    tracing::error!("{error}; it was set aside as {} and is made anew from the spares", kept.display());
+                    *aside = Some(kept);
+                    continue;
+                }
+                Err(failed) => format!("{error}; it could not be set aside: {failed}"),
+            },
             Some(Err(error)) => error.to_string(),
             None => format!("{} does not exist (yet)", path.parent().unwrap_or(path).display()),
         };

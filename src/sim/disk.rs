@@ -245,6 +245,25 @@ impl SimDisk {
         }
     }
 
+    /// What is on the medium, whatever the cache holds and whatever fails: what a power cut now would at least leave of these
+    /// sectors if nothing in the cache survived.
+    pub fn read_medium(&self, sector: u64, buf: &mut [u8]) {
+        self.media.read(sector, buf);
+    }
+
+    /// Whether the volatile cache holds any of `sectors`.
+    #[must_use]
+    pub fn is_cached(&self, mut sectors: Range<u64>) -> bool {
+        self.cache.as_ref().is_some_and(|cache| sectors.any(|sector| cache.has(sector)))
+    }
+
+    /// Whether an access to `sectors` would fail because of a fault, on reading or on writing.
+    #[must_use]
+    pub fn is_faulty(&self, sectors: Range<u64>, writing: bool) -> bool {
+        let op = if writing { Op::Write } else { Op::Read };
+        self.faults.first(op, &sectors).is_some()
+    }
+
     fn put(&mut self, sector: u64, data: &[u8], persist: Persist) {
         let range = sector..sector + (data.len() / SECTOR) as u64;
         match (&mut self.cache, persist) {

@@ -1,0 +1,330 @@
+//! The daemon as `runtime` puts it together, without threads: the same parts, the same queues, but who goes next is drawn.
+
+use super::block::SimIo;
+use super::kernel::Kernel;
+use super::machine::{Fate, Shared};
+use super::store::MemoryStore;
+use super::target::SimTarget;
+use crate::actuate::steps::{Actuator, Verified};
+use crate::actuate::{read_header, reconcile};
+use crate::edge::{BlockIo, ExtentState, Store, Target};
+use crate::engine::{CaseId, Effect, Engine, Event, Outcome, Step};
+use crate::model::{Extent, Member, Millis, Remap, Sectors, SetId};
+use crate::policy::Policy;
+use std::collections::VecDeque;
+
+/// How long a lease lasts, ms.
+const LEASE_MS: u64 = 5_000;
+
+/// For the actuator's thread.
+enum Work {
+    Step(CaseId, Step),
+    Verify(u16, Vec<Extent>),
+    Retry(Extent),
+}
+
+/// For the store's thread.
+enum Job {
+    Rebuild(Vec<Remap>),
+    Reserve(u16, Sectors),
+    Mark(u16, Extent, ExtentState),
+    Verified(u16, Verified),
+    Append(Box<crate::model::Entry>),
+}
+
+/// Who goes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    Actuator,
+    Store,
+    Engine,
+    Watcher,
+    Tick,
+}
+
+pub(super) struct Daemon {
+    pub life: u64,
+    shared: Shared,
+    store: MemoryStore,
+    set: SetId,
+    block: Sectors,
+    engine: Engine,
+    actuator: Actuator,
+    watcher: SimTarget,
+    since: u64,
+    work: VecDeque<Work>,
+    jobs: VecDeque<Job>,
+    inbox: VecDeque<Event>,
+}
+
+impl Daemon {
+    /// Opens the set, or takes over its device.
+    pub fn start(shared: &Shared, store: &MemoryStore, policy: Policy) -> Result<Daemon, String> {
+        let (life, desc) = {
+            let mut machine = shared.lock();
+            machine.doing = "start";
+            (machine.life, machine.desc.clone())
+        };
+        let mut spares: Vec<(String, Box<dyn BlockIo>)> = Vec::new();
+        for index in 0..desc.spares.len() {
+            let io = SimIo::open(shared, life, index + 1);
+            let found = read_header(&io).map_err(|error| error.to_string())?.header;
+            if (&found.set, usize::from(found.spare)) != (&desc, index) {
+                return Err("the header is another's".into());
+            }
+            spares.push((format!("spare{index}"), Box::new(io)));
+        }
+        let (open, remaps) = reconcile::open_tables(&desc, spares)?;
+        let fresh = shared.lock().kernel.is_none();
+        if fresh {
+            create(shared, life)?;
+        }
+        let taken = take_over(shared, life, &desc, &remaps, fresh);
+        if fresh && taken.is_err() {
+            remove(shared, life);
+        }
+        let (target, since) = taken?;
+        let main = Box::new(SimIo::open(shared, life, 0));
+        let actuator = Actuator::new(&desc, Box::new(target.clone()), main, open);
+        let mut daemon = Daemon {
+            life,
+            shared: shared.clone(),
+            store: store.clone(),
+            set: desc.id,
+            block: desc.block(),
+            engine: Engine::new(policy),
+            actuator,
+            watcher: target,
+            since,
+            work: VecDeque::new(),
+            jobs: VecDeque::from([Job::Rebuild(remaps.clone())]),
+            inbox: VecDeque::new(),
+        };
+        let capacity = desc.geometry.iter().map(|geometry| geometry.data.len()).collect();
+        daemon.inbox.push_back(Event::Opened { set: Box::new(desc), remaps, capacity });
+        Ok(daemon)
+    }
+
+    /// An operator asks for a range to move.
+    pub fn ask(&mut self, extent: Extent) {
+        self.inbox.push_back(Event::Asked { set: self.set, extent });
+    }
+
+    /// Whether anything is queued or any case is open.
+    pub fn is_idle(&self) -> bool {
+        let cases = self.engine.set(self.set).is_some_and(|set| !set.status().cases.is_empty());
+        self.work.is_empty() && self.jobs.is_empty() && self.inbox.is_empty() && !cases
+    }
+
+    /// The remaps that the engine knows.
+    pub fn remaps(&self) -> Vec<Remap> {
+        self.engine.set(self.set).map(|set| set.remaps().copied().collect()).unwrap_or_default()
+    }
+
+    pub fn turn(&mut self, who: Turn) {
+        match who {
+            Turn::Actuator => self.actuate(),
+            Turn::Store => self.keep(),
+            Turn::Engine => {
+                if let Some(event) = self.inbox.pop_front() {
+                    self.apply(event);
+                }
+            }
+            Turn::Watcher => self.watch(),
+            Turn::Tick => self.apply(Event::Tick),
+        }
+    }
+
+    fn doing(&self, what: &'static str) {
+        self.shared.lock().doing = what;
+    }
+
+    fn actuate(&mut self) {
+        match self.work.pop_front() {
+            None => {}
+            Some(Work::Step(case, step)) => {
+                let name = step_name(&step);
+                self.doing(name);
+                let outcome = self.actuator.run(&step);
+                let mut machine = self.shared.lock();
+                if machine.life == self.life {
+                    machine.coverage.count(name, outcome_name(&outcome));
+                    machine.note(|| format!("{step:?} ends with {outcome:?}"));
+                    self.inbox.push_back(Event::Done { set: self.set, case, outcome });
+                }
+            }
+            Some(Work::Verify(spare, extents)) => {
+                self.doing("verify");
+                let verified = self.actuator.verify(spare, extents);
+                self.jobs.push_back(Job::Verified(spare, verified));
+            }
+            Some(Work::Retry(extent)) => {
+                self.doing("retry");
+                drop(self.actuator.retry(extent));
+            }
+        }
+    }
+
+    fn keep(&mut self) {
+        let set = self.set;
+        match self.jobs.pop_front() {
+            None => {}
+            Some(Job::Rebuild(remaps)) => {
+                let geometry = self.shared.lock().desc.geometry.clone();
+                for (spare, geometry) in (0u16..).zip(geometry) {
+                    if let Err(error) = self.store.rebuild(set, spare, geometry.data, &remaps) {
+                        self.shared.lock().violated(format!("the allocator cannot follow the table: {error}"));
+                    }
+                }
+            }
+            Some(Job::Reserve(spare, want)) => match self.store.reserve(set, spare, want, self.block) {
+                Ok(extents) => self.work.push_back(Work::Verify(spare, extents)),
+                Err(_) => self.jobs.push_back(Job::Verified(spare, Verified::default())),
+            },
+            Some(Job::Mark(spare, extent, state)) => drop(self.store.mark(set, spare, extent, state)),
+            Some(Job::Verified(spare, Verified { good, bad, untried })) => {
+                for extent in bad {
+                    self.check_bad(spare, extent);
+                    drop(self.store.mark(set, spare, extent, ExtentState::Bad));
+                }
+                let free = self.store.usage(set, spare).map(|usage| usage.free).unwrap_or_default();
+                let free = Sectors(free.0 + untried.0);
+                self.inbox.push_back(Event::Reserved { set, spare, extents: good, free });
+            }
+            Some(Job::Append(entry)) => drop(self.store.append(&entry)),
+        }
+    }
+
+    fn watch(&mut self) {
+        self.doing("watch");
+        let Ok(page) = self.watcher.lease(LEASE_MS).and_then(|()| self.watcher.errors(self.since)) else { return };
+        let missed = page.oldest.min(page.next).saturating_sub(self.since);
+        self.since = page.next;
+        if missed > 0 || !page.records.is_empty() {
+            self.inbox.push_back(Event::Errors { set: self.set, records: page.records, missed });
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
+        let now = Millis(self.shared.lock().now);
+        for effect in self.engine.apply(now, event) {
+            self.run_effect(effect);
+        }
+    }
+
+    fn run_effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Step { case, step, .. } => self.work.push_back(Work::Step(case, step)),
+            Effect::Retry { extent, .. } => self.work.push_back(Work::Retry(extent)),
+            Effect::Reserve { spare, want, .. } => self.jobs.push_back(Job::Reserve(spare, want)),
+            Effect::MarkInUse { remap, .. } => {
+                self.check_spent(&remap);
+                let state = ExtentState::InUse { main: remap.main.start() };
+                self.jobs.push_back(Job::Mark(remap.spare, remap.spare_extent(), state));
+            }
+            Effect::MarkBad { spare, extent, .. } => {
+                self.check_bad(spare, extent);
+                self.jobs.push_back(Job::Mark(spare, extent, ExtentState::Bad));
+            }
+            Effect::SampleSmart { .. } => {
+                let (summary, worse) = ("fine".into(), Vec::new());
+                self.inbox.push_back(Event::Smart { set: self.set, member: Member::Main, summary, worse });
+            }
+            Effect::Record(entry) => {
+                self.shared.lock().note(|| format!("history: {:?}", entry.what));
+                self.jobs.push_back(Job::Append(Box::new(entry)));
+            }
+        }
+    }
+
+    /// S7: main's medium, or an operator, is why spare space is spent.
+    fn check_spent(&self, remap: &Remap) {
+        let mut machine = self.shared.lock();
+        let bad = machine.drives[0].ever_unwritable.range(remap.main.start().0..remap.main.end().0).next().is_some();
+        if !bad && !machine.asked.iter().any(|asked| asked.overlaps(&remap.main)) {
+            machine.violated(format!("S7: main {} never was bad, and was moved", remap.main));
+        }
+        machine.coverage.count("remap", if remap.flags.marked { "live with lost sectors" } else { "live" });
+    }
+
+    /// S7: the spare's medium is why spare space is given up.
+    fn check_bad(&self, spare: u16, extent: Extent) {
+        let mut machine = self.shared.lock();
+        let bad = &machine.drives[usize::from(spare) + 1].ever_bad;
+        if bad.range(extent.start().0..extent.end().0).next().is_none() {
+            machine.violated(format!("S7: spare{spare} {extent} never was bad, and is given up"));
+        }
+        machine.coverage.count("spare", "extent given up");
+    }
+}
+
+fn create(shared: &Shared, life: u64) -> Result<(), String> {
+    let created = shared.act(life, false, |machine, fate| {
+        if fate == Fate::Done {
+            let instance = machine.random.next();
+            machine.note(|| "creates the device".into());
+            machine.kernel = Some(Kernel::create(machine.shape, instance, machine.desc.spares.len(), machine.now));
+        }
+        fate == Fate::Done
+    });
+    if created == Some(true) { Ok(()) } else { Err("the device could not be made".into()) }
+}
+
+fn remove(shared: &Shared, life: u64) {
+    shared.act(life, false, |machine, _| {
+        machine.note(|| "removes the device".into());
+        let ends = machine.kernel.take().map(Kernel::remove).unwrap_or_default();
+        ends.into_iter().for_each(|end| machine.judge_one(end));
+    });
+}
+
+fn take_over(
+    shared: &Shared,
+    life: u64,
+    desc: &crate::model::SetDescription,
+    remaps: &[Remap],
+    fresh: bool,
+) -> Result<(SimTarget, u64), String> {
+    let target = SimTarget::own(shared, life).map_err(|fault| fault.to_string())?;
+    let loaded = reconcile::load(&target, desc, remaps)?;
+    if fresh {
+        return Ok((target, 1));
+    }
+    reconcile::try_held_again(&target, desc)?;
+    let mut machine = shared.lock();
+    for line in &loaded.mended {
+        machine.note(|| line.clone());
+        machine.coverage.count("start", if line.contains("mapped now") { "mapped now" } else { "fence lifted" });
+    }
+    drop(machine);
+    Ok((target, loaded.next_error))
+}
+
+pub(super) fn step_name(step: &Step) -> &'static str {
+    match step {
+        Step::Fence(_) => "fence",
+        Step::Salvage { .. } => "salvage",
+        Step::Seal(_) => "seal",
+        Step::Commit(_) => "commit",
+        Step::Settle(_) => "settle",
+        Step::AddRemap { .. } => "add_remap",
+        Step::GiveUp { .. } => "give_up",
+        Step::Probe(_) => "probe",
+    }
+}
+
+fn outcome_name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Fenced(_) => "→ fenced",
+        Outcome::Salvaged { .. } => "→ salvaged",
+        Outcome::SpareFailed(_) => "→ spare failed",
+        Outcome::Sealed => "→ sealed",
+        Outcome::Committed(_) => "→ committed",
+        Outcome::NotCommitted(_) => "→ not committed",
+        Outcome::Unknown(_) => "→ unknown",
+        Outcome::Live => "→ live",
+        Outcome::Released => "→ released",
+        Outcome::Probed { .. } => "→ probed",
+        Outcome::Failed(_) => "→ failed",
+    }
+}

@@ -1,0 +1,59 @@
+//! What must hold at every moment between the spares' tables, as they are on the medium, and the kernel's.
+
+use super::block::OnMedium;
+use super::machine::Machine;
+use crate::actuate::SpareTable;
+use crate::model::{Remap, Sector};
+
+impl Machine {
+    /// After a write to a spare: if it was to the table, the tables on the medium must be sound, and still have what is live.
+    pub fn check_tables(&mut self, drive: usize, at: Sector) {
+        if drive > 0 && at < self.desc.geometry[drive - 1].data.start() {
+            self.check_kernel();
+        }
+    }
+
+    /// S3 and S6: everything in the kernel is recorded on the medium of a spare, and no two records share sectors.
+    pub fn check_kernel(&mut self) {
+        let Some(kernel) = &self.kernel else { return };
+        let live: Vec<Remap> = kernel.table.values().copied().collect();
+        let recorded = match self.recorded() {
+            Ok(recorded) => recorded,
+            Err(problem) => return self.violated(problem),
+        };
+        let key = |remap: &Remap| (remap.main, remap.spare, remap.at);
+        for remap in &live {
+            match recorded.iter().find(|record| key(record) == key(remap)) {
+                None => return self.violated(format!("S3: main {} is mapped and no medium records it", remap.main)),
+                Some(record) if record.flags.marked && !remap.flags.marked => {
+                    return self.violated(format!("main {} may hold lost marks and is not flagged", remap.main));
+                }
+                Some(_) => {}
+            }
+        }
+        if let Some(gone) = self.mapped.iter().find(|old| !recorded.iter().any(|record| key(record) == key(old))) {
+            return self.violated(format!("the remap of main {} was live and is not recorded any more", gone.main));
+        }
+        for remap in live {
+            if !self.mapped.iter().any(|old| key(old) == key(&remap)) {
+                self.mapped.push(remap);
+            }
+        }
+    }
+
+    /// The remaps that the media record.
+    pub fn recorded(&self) -> Result<Vec<Remap>, String> {
+        let mut all: Vec<Remap> = Vec::new();
+        for spare in 0..self.desc.spares.len() {
+            let table = SpareTable::open(&OnMedium::of(self, spare), &self.desc, spare as u16)
+                .map_err(|error| format!("the table of spare{spare} cannot be read: {error}"))?;
+            table.check().map_err(|problem| format!("S6: the table of spare{spare} is not sound: {problem}"))?;
+            all.extend(table.remaps());
+        }
+        all.sort_by_key(|remap| remap.main);
+        match all.windows(2).find(|pair| pair[0].main.overlaps(&pair[1].main)) {
+            Some(pair) => Err(format!("S6: main {} and {} are recorded on two spares", pair[0].main, pair[1].main)),
+            None => Ok(all),
+        }
+    }
+}

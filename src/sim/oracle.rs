@@ -1,0 +1,230 @@
+//! Knows what every sector of main may say.
+//!
+//! For each sector it keeps two sets of contents. A content is a write's number, or *lost*: an error instead of content.
+//!
+//! * `now`: what a read may give as long as the power stays on;
+//! * `durable`: what may be on the medium, so what a read may give after a power cut.
+//!
+//! The rules:
+//!
+//! | event | `now` | `durable` |
+//! |---|---|---|
+//! | a write is sent | may have happened: add it | add it |
+//! | it succeeds | only it | add it; only it where it was forced to the medium (FUA, or a held write that was re-driven) |
+//! | it fails | stays: the old content or the new one | stays |
+//! | a flush succeeds | – | of sectors without a write under way: `now` |
+//! | a flush fails | add `durable` | add `now` |
+//! | main's medium becomes unreadable under a sector that has no remap | add *lost* | add *lost* |
+//! | the power fails | `durable` | – |
+//! | a read gives a content | only that content | if nothing was written since the last flush or power cut: only that |
+//!
+//! Whatever a read gives must be in `now`. Zeros, old spare content, bytes of a lost mark or torn sectors are contents of no
+//! write, so they are always wrong. That a sector reads as *lost* must be in `now` as well; that a disk fails it must be a
+//! fault of that disk, which the simulated target names.
+
+use super::content;
+use super::disk::SECTOR;
+use super::kernel::{Completion, Why};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// An error instead of content.
+const LOST: u64 = 0;
+
+#[derive(Clone, Debug)]
+struct Known {
+    now: Vec<u64>,
+    durable: Vec<u64>,
+}
+
+/// A request that has not ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Sent {
+    Read { start: u64, len: u64 },
+    Write { start: u64, len: u64, version: u64, fua: bool },
+    Flush,
+}
+
+#[derive(Debug)]
+pub(super) struct Oracle {
+    sectors: Vec<Known>,
+    /// Written since the last flush or power cut.
+    dirty: BTreeSet<u64>,
+    sent: BTreeMap<u64, Sent>,
+    next_version: u64,
+    /// Kinds of ends, for the report.
+    pub reads: u64,
+    pub read_errors: u64,
+    pub writes: u64,
+    pub write_errors: u64,
+}
+
+impl Oracle {
+    /// Every sector holds version 1, durably.
+    pub fn new(sectors: u64) -> Oracle {
+        Oracle {
+            sectors: vec![Known { now: vec![1], durable: vec![1] }; sectors as usize],
+            dirty: BTreeSet::new(),
+            sent: BTreeMap::new(),
+            next_version: 2,
+            reads: 0,
+            read_errors: 0,
+            writes: 0,
+            write_errors: 0,
+        }
+    }
+
+    /// A number for a new write.
+    pub fn version(&mut self) -> u64 {
+        self.next_version += 1;
+        self.next_version - 1
+    }
+
+    /// Whether a request in the range is under way; `any`: a read counts too.
+    pub fn busy(&self, start: u64, len: u64, any: bool) -> bool {
+        self.sent.values().any(|sent| match *sent {
+            Sent::Write { start: at, len: count, .. } => at < start + len && start < at + count,
+            Sent::Read { start: at, len: count } => any && at < start + len && start < at + count,
+            Sent::Flush => false,
+        })
+    }
+
+    pub fn sent(&mut self, id: u64, what: Sent) {
+        if let Sent::Write { start, len, version, .. } = what {
+            for sector in start..start + len {
+                let known = &mut self.sectors[sector as usize];
+                add(&mut known.now, [version]);
+                add(&mut known.durable, [version]);
+                self.dirty.insert(sector);
+            }
+        }
+        self.sent.insert(id, what);
+    }
+
+    /// Judges the end of a request. `unreadable` says whether main's medium does not give a sector that has no remap.
+    pub fn ended(&mut self, end: Completion, unreadable: impl Fn(u64) -> bool) -> Result<(), String> {
+        match self.sent.remove(&end.id) {
+            None => Err(format!("request {} ended twice, or was never sent", end.id)),
+            Some(Sent::Read { start, len }) => self.read_ended(start, len, end.result),
+            Some(Sent::Flush) => {
+                self.flush_ended(end.result.is_ok());
+                Ok(())
+            }
+            Some(Sent::Write { start, len, version, fua }) => {
+                self.writes += 1;
+                if end.result.is_err() {
+                    self.write_errors += 1;
+                    return Ok(());
+                }
+                let forced = |sector: u64| fua || end.forced.iter().any(|&(at, len)| (at..at + len).contains(&sector));
+                for sector in start..start + len {
+                    let known = &mut self.sectors[sector as usize];
+                    known.now = vec![version];
+                    let lost = unreadable(sector).then_some(LOST);
+                    add(&mut known.now, lost);
+                    if forced(sector) {
+                        known.durable.clone_from(&known.now);
+                        self.dirty.remove(&sector);
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn read_ended(&mut self, start: u64, len: u64, result: Result<Vec<u8>, Why>) -> Result<(), String> {
+        self.reads += 1;
+        let bytes = match result {
+            Ok(bytes) => bytes,
+            Err(why) => {
+                self.read_errors += 1;
+                let Why::Lost(sector) = why else { return Ok(()) };
+                return self.saw(sector, LOST);
+            }
+        };
+        if bytes.len() as u64 != len * SECTOR as u64 {
+            return Err(format!("a read of {len} sectors at {start} gave {} bytes", bytes.len()));
+        }
+        for (sector, bytes) in (start..).zip(bytes.chunks(SECTOR)) {
+            match content::version_of(sector, bytes) {
+                Some(version) => self.saw(sector, version)?,
+                None => return Err(format!("sector {sector} reads as what no one wrote there: {}", sample(bytes))),
+            }
+        }
+        Ok(())
+    }
+
+    /// A read gave this content.
+    fn saw(&mut self, sector: u64, content: u64) -> Result<(), String> {
+        let writing = self.busy(sector, 1, false);
+        let known = &mut self.sectors[sector as usize];
+        if !known.now.contains(&content) {
+            let (now, durable) = (words(&known.now), words(&known.durable));
+            return Err(format!("sector {sector} reads as {}; it may be {now} (durable: {durable})", words(&[content])));
+        }
+        if !writing {
+            known.now = vec![content];
+            if !self.dirty.contains(&sector) {
+                known.durable = vec![content];
+            }
+        }
+        Ok(())
+    }
+
+    fn flush_ended(&mut self, ok: bool) {
+        for sector in std::mem::take(&mut self.dirty) {
+            let writing = self.busy(sector, 1, false);
+            let known = &mut self.sectors[sector as usize];
+            if ok && !writing {
+                known.durable.clone_from(&known.now);
+            } else {
+                let now = known.now.clone();
+                add(&mut known.now, known.durable.iter().copied());
+                add(&mut known.durable, now);
+                self.dirty.insert(sector);
+            }
+        }
+    }
+
+    /// Main's medium does not give these sectors any more, and no remap serves them: a salvage would find them lost.
+    pub fn unreadable(&mut self, sectors: impl Iterator<Item = u64>) {
+        for sector in sectors {
+            let known = &mut self.sectors[sector as usize];
+            add(&mut known.now, [LOST]);
+            add(&mut known.durable, [LOST]);
+        }
+    }
+
+    /// The power failed: nothing that was under way ends any more.
+    pub fn power_cut(&mut self) {
+        self.sent.clear();
+        self.dirty.clear();
+        for known in &mut self.sectors {
+            known.now.clone_from(&known.durable);
+        }
+    }
+
+    pub fn pending(&self) -> usize {
+        self.sent.len()
+    }
+}
+
+fn add(set: &mut Vec<u64>, more: impl IntoIterator<Item = u64>) {
+    for content in more {
+        if !set.contains(&content) {
+            set.push(content);
+        }
+    }
+}
+
+fn words(contents: &[u64]) -> String {
+    let word = |content: &u64| if *content == LOST { "lost".into() } else { format!("write {content}") };
+    contents.iter().map(word).collect::<Vec<String>>().join(" or ")
+}
+
+fn sample(bytes: &[u8]) -> String {
+    if bytes.iter().all(|&byte| byte == 0) {
+        return "zeros".into();
+    }
+    let head = &bytes[..16.min(bytes.len())];
+    format!("{} …", head.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<String>>().join(" "))
+}

@@ -1,0 +1,100 @@
+//! The host's store, in memory, over the allocator that the real one uses. A crash may take its last changes: it can lag.
+
+use crate::edge::{ExtentState, Store, StoreError, Usage};
+use crate::model::{Entry, Extent, Millis, Remap, Sectors, SetDescription, SetId};
+use crate::store::Space;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+type Records = BTreeMap<u16, Vec<(Extent, ExtentState)>>;
+
+#[derive(Debug, Default)]
+struct State {
+    /// Spares whose table was read since this run of the daemon began.
+    spaces: BTreeMap<u16, Space>,
+    /// What is written down, after each change.
+    versions: Vec<Records>,
+    entries: u64,
+}
+
+/// A handle; clones share the store.
+#[derive(Clone, Debug, Default)]
+pub(super) struct MemoryStore(Arc<Mutex<State>>);
+
+impl MemoryStore {
+    /// The daemon's memory is gone, and with it the last `lag` changes.
+    pub fn crash(&self, lag: usize) {
+        let mut state = self.state();
+        state.spaces.clear();
+        let keep = state.versions.len().saturating_sub(lag);
+        state.versions.truncate(keep);
+        let last = state.versions.pop();
+        state.versions = last.into_iter().collect();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn record(&mut self) {
+        let mut records = self.versions.last().cloned().unwrap_or_default();
+        for (spare, space) in &self.spaces {
+            records.insert(*spare, space.held().collect());
+        }
+        self.versions.push(records);
+    }
+
+    fn space(&mut self, spare: u16) -> Result<&mut Space, StoreError> {
+        self.spaces.get_mut(&spare).ok_or_else(|| StoreError(format!("the table of spare{spare} was not read")))
+    }
+}
+
+impl Store for MemoryStore {
+    fn put_set(&self, _: &SetDescription) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn sets(&self) -> Result<Vec<SetDescription>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn rebuild(&self, _: SetId, spare: u16, data: Extent, live: &[Remap]) -> Result<(), StoreError> {
+        let mut state = self.state();
+        let before = state.versions.last().and_then(|records| records.get(&spare)).cloned().unwrap_or_default();
+        let live = live.iter().filter(|remap| remap.spare == spare).copied();
+        let space = Space::rebuild(data, before, live).map_err(|error| StoreError(error.to_string()))?;
+        state.spaces.insert(spare, space);
+        state.record();
+        Ok(())
+    }
+
+    fn reserve(&self, _: SetId, spare: u16, want: Sectors, unit: Sectors) -> Result<Vec<Extent>, StoreError> {
+        let mut state = self.state();
+        let (extents, _) = state.space(spare)?.reserve(want, unit);
+        state.record();
+        Ok(extents)
+    }
+
+    fn mark(&self, _: SetId, spare: u16, extent: Extent, to: ExtentState) -> Result<(), StoreError> {
+        let mut state = self.state();
+        state.space(spare)?.mark(extent, to).map_err(|error| StoreError(error.to_string()))?;
+        state.record();
+        Ok(())
+    }
+
+    fn usage(&self, _: SetId, spare: u16) -> Result<Usage, StoreError> {
+        self.state().space(spare).map(|space| space.usage())
+    }
+
+    fn append(&self, _: &Entry) -> Result<u64, StoreError> {
+        let mut state = self.state();
+        state.entries += 1;
+        Ok(state.entries)
+    }
+
+    fn history(&self, _: Option<SetId>, _: Millis, _: usize) -> Result<Vec<Entry>, StoreError> {
+        Ok(Vec::new())
+    }
+}

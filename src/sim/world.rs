@@ -1,0 +1,399 @@
+//! Runs: a machine that a seed makes, troubles that it draws, and at the end the whole of main compared with what it may say.
+
+use super::content;
+use super::coverage::Coverage;
+use super::daemon::{Daemon, Turn};
+use super::disk::{Backing, ErrorKind, Fault, Persist, SECTOR, SimDisk};
+use super::drive::Drive;
+use super::kernel::Shape;
+use super::machine::{Crash, End, Machine, Shared};
+use super::random::Random;
+use super::store::MemoryStore;
+use crate::actuate::format_spare;
+use crate::format::geometry;
+use crate::model::{Extent, Identity, Millis, Secret, Sector, Sectors, SetDescription, SetId, SetName};
+use crate::policy::Policy;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// A run that broke a promise.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Its seed: the same one gives the same run.
+    pub seed: u64,
+    /// What was broken.
+    pub what: String,
+    /// The last things that happened.
+    pub log: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}: {}", self.seed, self.what)?;
+        self.log.iter().try_for_each(|line| writeln!(f, "  {line}"))
+    }
+}
+
+/// Runs one seed. The same seed gives the same run.
+///
+/// # Errors
+/// If a promise was broken: which, and the last things that happened.
+pub fn run_seed(seed: u64) -> Result<Coverage, Box<Failure>> {
+    let mut world = World::new(seed);
+    let panicked = catch_unwind(AssertUnwindSafe(|| world.run())).err().map(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        format!("panicked: {}", text.unwrap_or("without words"))
+    });
+    let machine = world.shared.lock();
+    match panicked.or_else(|| machine.violation.clone()) {
+        Some(what) => Err(Box::new(Failure { seed, what, log: machine.log() })),
+        None => Ok(machine.coverage.clone()),
+    }
+}
+
+struct World {
+    shared: Shared,
+    store: MemoryStore,
+    daemon: Option<Daemon>,
+    policy: Policy,
+    /// Troubles are drawn one in so many steps.
+    faults: u64,
+    crashes: u64,
+    /// Faults of the table area that end when their time comes: drive, first sector, time.
+    passing: Vec<(usize, u64, u64)>,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let mut random = Random::new(seed);
+        let logical: u32 = if random.chance(1, 5) { 4096 } else { 512 };
+        let main = random.within(60, 160) * 8 + if logical == 512 { random.below(8) } else { 0 };
+        let spares: Vec<u64> = (0..random.within(1, 2)).map(|_| random.within(70, 260) * 8).collect();
+        let desc = describe(&mut random, logical, main, &spares);
+        let cached = random.chance(5, 6);
+        let mut drives = vec![new_drive(main, logical, cached)];
+        drives.extend(spares.iter().map(|&sectors| new_drive(sectors, logical, cached)));
+        let shape = Shape {
+            logical: u64::from(logical) / 512,
+            physical: desc.main.physical_sectors().0,
+            main,
+            closed_ms: 90_000,
+            hold_ms: 10_000,
+            ring: *random.pick(&[8, 64, 1024, 1024]),
+        };
+        let policy = policy(random.within(4, 40));
+        let (faults, crashes) = (random.within(8, 60), *random.pick(&[20, 40, 80, 1_000_000]));
+        let trouble = *random.pick(&[0, 0, 15, 40, 100]);
+        let mut machine = Machine::new(desc, shape, drives, random);
+        machine.lively = false;
+        let shared = Shared::new(machine);
+        fill(&shared);
+        let mut machine = shared.lock();
+        (machine.lively, machine.trouble) = (true, trouble);
+        drop(machine);
+        World { shared, store: MemoryStore::default(), daemon: None, policy, faults, crashes, passing: Vec::new() }
+    }
+
+    fn run(&mut self) {
+        let steps = self.shared.lock().random.within(150, 500);
+        for _ in 0..steps {
+            self.step();
+            if self.broken() {
+                return;
+            }
+        }
+        self.come_to_rest();
+        self.compare();
+        if self.shared.lock().random.chance(1, 2) {
+            self.shared.lock().flush();
+        }
+        self.shared.lock().end(End::PowerCut);
+        self.buried();
+        self.come_to_rest();
+        self.compare();
+    }
+
+    fn broken(&self) -> bool {
+        self.shared.lock().violation.is_some()
+    }
+
+    fn draw(&self, one_in: u64) -> bool {
+        self.shared.lock().random.chance(1, one_in)
+    }
+
+    fn step(&mut self) {
+        self.shared.lock().application();
+        if self.draw(self.faults) {
+            self.something_breaks();
+        }
+        if self.draw(3) {
+            let mut machine = self.shared.lock();
+            let ms = match machine.random.below(30) {
+                0 => machine.random.within(2_000, 12_000),
+                _ => machine.random.within(1, 300),
+            };
+            machine.pass(ms);
+        }
+        self.passing_faults();
+        if self.daemon.is_none() && self.draw(6) {
+            self.start();
+        }
+        if self.daemon.is_some() && self.draw(self.crashes) {
+            let mut machine = self.shared.lock();
+            let left = machine.random.below(24);
+            let end = *machine.random.pick(&[End::Kill, End::PowerCut]);
+            machine.crash.get_or_insert(Crash { left, end });
+        }
+        if self.draw(30) {
+            self.ask();
+        }
+        let turns = self.shared.lock().random.below(8);
+        for _ in 0..turns {
+            let everyone = [
+                Turn::Actuator,
+                Turn::Actuator,
+                Turn::Actuator,
+                Turn::Store,
+                Turn::Engine,
+                Turn::Engine,
+                Turn::Watcher,
+                Turn::Tick,
+            ];
+            let who = *self.shared.lock().random.pick(&everyone);
+            self.turn(who);
+        }
+    }
+
+    fn turn(&mut self, who: Turn) {
+        if let Some(daemon) = &mut self.daemon {
+            daemon.turn(who);
+        }
+        self.buried();
+    }
+
+    /// Lets go of a daemon whose run is over.
+    fn buried(&mut self) {
+        let mut machine = self.shared.lock();
+        if self.daemon.as_ref().is_some_and(|daemon| daemon.life != machine.life) {
+            self.daemon = None;
+            let lag = if machine.random.chance(1, 2) { machine.random.below(8) as usize } else { 0 };
+            self.store.crash(lag);
+        }
+    }
+
+    fn start(&mut self) {
+        match Daemon::start(&self.shared, &self.store, self.policy.clone()) {
+            Ok(daemon) => self.daemon = Some(daemon),
+            Err(reason) => {
+                let mut machine = self.shared.lock();
+                machine.note(|| format!("not open: {reason}"));
+                machine.coverage.count("start", "→ failed");
+            }
+        }
+        self.buried();
+    }
+
+    fn ask(&mut self) {
+        let mut machine = self.shared.lock();
+        let main = machine.shape.main;
+        let start = machine.random.below(main);
+        let len = machine.random.within(1, 20).min(main - start);
+        let Ok(extent) = Extent::new(Sector(start), Sectors(len)) else { return };
+        let Some(wide) = extent.align_outward(machine.desc.block()) else { return };
+        if let Some(daemon) = &mut self.daemon {
+            machine.note(|| format!("an operator asks for {extent}"));
+            machine.asked.push(wide);
+            daemon.ask(extent);
+        }
+    }
+
+    fn something_breaks(&mut self) {
+        let mut machine = self.shared.lock();
+        let spares = machine.desc.spares.len() as u64;
+        let drive = if machine.random.chance(2, 3) { 0 } else { machine.random.within(1, spares) as usize };
+        match machine.random.below(12) {
+            0 => {
+                let kind = *machine.random.pick(&[ErrorKind::Transport, ErrorKind::Timeout, ErrorKind::Gone]);
+                let ms = machine.random.within(1, 8_000);
+                machine.storm(drive, kind, ms);
+            }
+            1 if drive > 0 => {
+                let geometry = machine.desc.geometry[drive - 1];
+                let slot = machine.random.below(u64::from(geometry.table_blocks.min(2)) + 1);
+                let slot = slot % u64::from(geometry.table_blocks);
+                let which = machine.random.below(2) * u64::from(geometry.table_blocks);
+                let at = geometry.table_start.0 + (slot + which) * 8;
+                machine.spoil(drive, Fault::unwritable(at..at + 8));
+                let until = machine.now + machine.random.within(1, 6_000);
+                drop(machine);
+                self.passing.push((drive, at, until));
+            }
+            _ => {
+                let fault = draw_fault(&mut machine, drive);
+                // An error that a drive reports at a flush only, to whoever flushes, says nothing to those it concerns: the
+                // applications' flushes are theirs, but the spare's are the daemon's too.
+                let hits_cache = drive > 0 && machine.drives[drive].disk.is_cached(fault.sectors.clone());
+                if !hits_cache {
+                    machine.spoil(drive, fault);
+                }
+            }
+        }
+    }
+
+    fn passing_faults(&mut self) {
+        let mut machine = self.shared.lock();
+        let now = machine.now;
+        self.passing.retain(|&(drive, at, until)| {
+            if until <= now {
+                machine.drives[drive].disk.repair(at..at + 8);
+            }
+            until > now
+        });
+    }
+
+    /// No more troubles; the daemon gets all the time it needs.
+    fn come_to_rest(&mut self) {
+        {
+            let mut machine = self.shared.lock();
+            (machine.trouble, machine.crash, machine.lively) = (0, None, false);
+            machine.drives.iter_mut().for_each(|drive| drive.storm = None);
+            machine.pass(1);
+            for (drive, at, _) in self.passing.drain(..) {
+                machine.drives[drive].disk.repair(at..at + 8);
+            }
+            machine.doing = "rest";
+        }
+        for round in 0..300 {
+            if self.daemon.is_none() {
+                self.start();
+            }
+            for who in [Turn::Watcher, Turn::Tick] {
+                self.turn(who);
+            }
+            for _ in 0..60 {
+                [Turn::Engine, Turn::Actuator, Turn::Store].into_iter().for_each(|who| self.turn(who));
+            }
+            self.shared.lock().pass(250);
+            if round > 150 && self.daemon.as_ref().is_some_and(Daemon::is_idle) {
+                break;
+            }
+        }
+        self.at_rest();
+    }
+
+    /// S9: nothing waits for ever, nothing stays fenced.
+    fn at_rest(&self) {
+        let mut machine = self.shared.lock();
+        let Some(daemon) = &self.daemon else { return machine.violated("the set cannot be opened any more".into()) };
+        if !daemon.is_idle() {
+            return machine.violated("S9: a case never ends".into());
+        }
+        let kernel = machine.kernel.as_ref().map(|kernel| (kernel.pending(), kernel.fence_states().count()));
+        let pending = machine.oracle.pending();
+        if kernel != Some((0, 0)) || pending != 0 {
+            return machine.violated(format!("S9: requests and fences are left: {kernel:?}, {pending} not ended"));
+        }
+        let key = |remap: &crate::model::Remap| (remap.main, remap.spare, remap.at, remap.flags.marked);
+        let live = machine.kernel.as_ref().map(|kernel| kernel.table.values().map(key).collect::<Vec<_>>());
+        let known: Vec<_> = daemon.remaps().iter().map(key).collect();
+        let recorded = machine.recorded().map(|all| all.iter().map(key).collect::<Vec<_>>());
+        if live.as_ref() != Some(&known) || recorded.as_ref() != Ok(&known) {
+            machine.violated(format!("kernel, engine and spares disagree: {live:?}, {known:?}, {recorded:?}"));
+        }
+    }
+
+    /// Reads every block of main.
+    fn compare(&mut self) {
+        let mut machine = self.shared.lock();
+        machine.doing = "compare";
+        let (logical, main) = (machine.shape.logical, machine.shape.main);
+        for start in (0..main).step_by(logical as usize) {
+            machine.read(start, logical);
+            if machine.violation.is_some() {
+                return;
+            }
+        }
+        if machine.oracle.pending() != 0 {
+            machine.violated("S9: reads wait at rest".into());
+        }
+    }
+}
+
+fn draw_fault(machine: &mut Machine, drive: usize) -> Fault {
+    let logical = machine.shape.logical;
+    let (from, to) = match drive {
+        0 => (0, machine.shape.main),
+        spare => {
+            let data = machine.desc.geometry[spare - 1].data;
+            (data.start().0, data.end().0)
+        }
+    };
+    let near = if machine.random.chance(2, 3) { (to - from).min(400) } else { to - from };
+    let start = (from + machine.random.below(near)) / logical * logical;
+    let len = if machine.random.chance(1, 4) { machine.random.within(1, 40) } else { machine.random.within(1, 4) } * logical;
+    let sectors = start..(start + len).min(to);
+    let fault = match machine.random.below(8) {
+        0 | 1 => Fault::unreadable(sectors),
+        2 if drive == 0 => Fault::unreadable_for_ever(sectors),
+        2..=4 => Fault::unwritable(sectors),
+        _ => Fault::dead(sectors),
+    };
+    if machine.random.chance(1, 3) { fault.reported_as(ErrorKind::Io) } else { fault }
+}
+
+fn new_drive(sectors: u64, logical: u32, cached: bool) -> Drive {
+    let disk = SimDisk::new(sectors, Backing::Memory).with_block_size(logical);
+    Drive::new(if cached { disk.with_volatile_cache() } else { disk })
+}
+
+fn describe(random: &mut Random, logical: u32, main: u64, spares: &[u64]) -> SetDescription {
+    let identity = |serial: String, sectors: u64| Identity {
+        serial,
+        model: "simulated".into(),
+        sectors: Sectors(sectors),
+        logical_block: logical,
+        physical_block: 4096,
+        ..Identity::default()
+    };
+    let mut secret = [0; 16];
+    secret.iter_mut().for_each(|byte| *byte = random.below(256) as u8);
+    let members = spares.iter().enumerate().map(|(index, &sectors)| identity(format!("spare{index}"), sectors));
+    let mut desc = SetDescription {
+        id: SetId(uuid::Uuid::from_u128(u128::from(random.next()))),
+        name: SetName::new("simulated").expect("a good name"),
+        main: identity("main".into(), main),
+        spares: members.collect(),
+        secret: Secret(secret),
+        geometry: Vec::new(),
+        created: Millis(1),
+    };
+    let block = desc.block();
+    desc.geometry = spares.iter().map(|&sectors| geometry(Sectors(sectors), block).expect("large enough")).collect();
+    desc
+}
+
+/// Main holds write 1 everywhere; the spares are full of something old and are then made spares.
+fn fill(shared: &Shared) {
+    let mut machine = shared.lock();
+    let main = content::range(0, machine.shape.main, 1);
+    machine.drives[0].write(0, &main, Persist::Fua).expect("a new disk takes everything");
+    let life = machine.life;
+    let desc = machine.desc.clone();
+    for drive in 1..machine.drives.len() {
+        let old = vec![0xee; machine.drives[drive].disk.sectors() as usize * SECTOR];
+        machine.drives[drive].write(0, &old, Persist::Fua).expect("a new disk takes everything");
+    }
+    drop(machine);
+    for spare in 0..desc.spares.len() {
+        let io = super::block::SimIo::open(shared, life, spare + 1);
+        format_spare(&io, &desc, spare as u16).expect("a new disk becomes a spare");
+    }
+}
+
+fn policy(reserve_blocks: u64) -> Policy {
+    let text = include_str!("../../policies/balanced.toml");
+    let mut policy: Policy = toml::from_str(text).expect("the shipped policy is one");
+    policy.name = "balanced".into();
+    policy.spare.reserve_blocks = reserve_blocks;
+    policy
+}
