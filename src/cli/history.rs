@@ -62,7 +62,7 @@ pub fn main(args: &Args, settings: &Settings, json: bool) -> anyhow::Result<Exit
 }
 
 fn from_store(args: &Args, settings: &Settings) -> anyhow::Result<HistoryReport> {
-    let store = crate::store::ReadStore::open(settings.store())?;
+    let store = super::read_store(settings)?;
     let mut entries = store.history(None, args.since, usize::MAX)?;
     entries.retain(|entry| args.name.as_ref().is_none_or(|name| *name == entry.name));
     if let (Some(name), true) = (&args.name, entries.is_empty()) {

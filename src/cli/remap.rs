@@ -19,7 +19,7 @@ pub struct Args {
     /// First sector (512 bytes) on the device
     sector: u64,
     /// Number of sectors
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     length: u64,
 }
 

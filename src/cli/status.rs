@@ -43,7 +43,7 @@ fn is_troubled(set: &SetReport) -> bool {
 }
 
 fn from_store(args: &Args, settings: &Settings) -> anyhow::Result<StatusReport> {
-    let store = crate::store::ReadStore::open(settings.store())?;
+    let store = super::read_store(settings)?;
     let known = store.sets()?.into_iter().filter(|desc| args.name.as_ref().is_none_or(|name| *name == desc.name));
     let sets: Vec<SetReport> = known
         .map(|desc| SetReport {

@@ -61,7 +61,12 @@ impl Settings {
         for file in files.into_iter().filter(|file| file.exists()) {
             builder = builder.add_source(config::File::from(file));
         }
-        builder = builder.add_source(config::Environment::with_prefix("REMAP_GUARDIAN").try_parsing(true));
+        builder = builder.add_source(
+            config::Environment::with_prefix("REMAP_GUARDIAN")
+                .try_parsing(true)
+                .list_separator(":")
+                .with_list_parse_key("policy_dirs"),
+        );
         let settings: Settings =
             builder.build().and_then(config::Config::try_deserialize).map_err(|error| SettingsError(error.to_string()))?;
         settings.check().map_err(SettingsError)?;

@@ -10,7 +10,7 @@ use std::path::Path;
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// Nobody listens.
-    #[error("remap-guardian is not running: nobody answers at {0}\n  next: systemctl start remap-guardian")]
+    #[error("the daemon is not running (nobody answers at {0})\n  next: systemctl start remap-guardian")]
     NotRunning(String),
     /// We may not connect.
     #[error("{0}: permission denied\n  next: run this as root")]
@@ -19,7 +19,7 @@ pub enum CallError {
     #[error("{0}")]
     Refused(Reason),
     /// The connection broke.
-    #[error("talking to remap-guardian failed: {0}\n  next: journalctl -u remap-guardian")]
+    #[error("talking to the daemon failed: {0}\n  next: journalctl -u remap-guardian")]
     Broken(String),
 }
 

@@ -1,0 +1,96 @@
+//! Laws of the command line that need no daemon: help with examples, errors that name the input and the next step.
+
+use assert_cmd::Command;
+use std::path::Path;
+
+const VERBS: [&str; 6] = ["run", "create", "status", "history", "restore", "remap"];
+
+/// The command, with its daemon's socket and store in an empty directory.
+fn command(dir: &Path) -> Command {
+    let mut command = Command::cargo_bin("remap-guardian").unwrap();
+    command.env("REMAP_GUARDIAN_RUN_DIR", dir).env("REMAP_GUARDIAN_STATE_DIR", dir);
+    command
+}
+
+/// Runs it and returns exit code, standard output and standard error.
+fn run(dir: &Path, args: &[&str]) -> (i32, String, String) {
+    let output = command(dir).args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn every_verb_has_help() {
+    let dir = tempfile::tempdir().unwrap();
+    for verb in VERBS {
+        let (code, out, _) = run(dir.path(), &[verb, "--help"]);
+        assert_eq!(code, 0, "{verb}");
+        assert!(verb == "run" || out.contains("Example"), "{verb} --help shows no example:\n{out}");
+        assert!(out.contains("--json"), "{verb}");
+    }
+}
+
+#[test]
+fn without_a_daemon_it_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let create = ["create", "data", "--main", "/dev/null", "--spare", "/dev/zero"];
+    for args in [&create[..], &["restore"], &["remap", "data", "5"]] {
+        let (code, out, err) = run(dir.path(), args);
+        assert_eq!((code, out.as_str()), (1, ""), "{args:?}");
+        assert!(err.contains("not running") && err.contains("systemctl start remap-guardian"), "{args:?}: {err}");
+    }
+    for args in [&["status"][..], &["history"], &["status", "data", "--json"]] {
+        let (code, out, err) = run(dir.path(), args);
+        assert_eq!((code, out.as_str()), (1, ""), "{args:?}");
+        assert!(err.contains("next:"), "{args:?}: {err}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "asking left something behind");
+}
+
+#[test]
+fn bad_arguments_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    for (args, named) in [
+        (&["create", ".x", "--main", "a", "--spare", "b"][..], ".x"),
+        (&["create", "a/b", "--main", "a", "--spare", "b"], "a/b"),
+        (&["create", "data", "--main", "a"], "--spare"),
+        (&["remap", "data", "-1"], "-1"),
+        (&["remap", "data", "5", "--length", "0"], "0"),
+        (&["remap", "data", "x5"], "x5"),
+        (&["history", "--since", "yesterday"], "yesterday"),
+        (&["history", "--limit", "many"], "many"),
+        (&["frobnicate"], "frobnicate"),
+    ] {
+        let (code, out, err) = run(dir.path(), args);
+        assert_eq!((code, out.as_str()), (2, ""), "{args:?}");
+        assert!(err.contains(named), "{args:?}: {err}");
+    }
+    let (code, _, err) = run(dir.path(), &["remap", "data", "18446744073709551615"]);
+    assert_eq!(code, 1);
+    assert!(err.contains("beyond the last sector"), "{err}");
+}
+
+#[test]
+fn settings_from_the_environment_are_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    for (key, value, named) in [("REMAP_GUARDIAN_HOLD_MS", "99", "hold_ms"), ("REMAP_GUARDIAN_HODL_MS", "1", "hodl_ms")] {
+        let output = command(dir.path()).env(key, value).arg("status").output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(named));
+    }
+}
+
+#[test]
+fn the_daemon_refuses_an_unusable_policy() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mine.toml");
+    std::fs::write(&path, "[spending\n").unwrap();
+    let policies = dir.path().to_str().unwrap();
+    let output =
+        command(dir.path()).env("REMAP_GUARDIAN_POLICY", "mine").env("REMAP_GUARDIAN_POLICY_DIRS", policies).arg("run").output();
+    let output = output.unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("root") || err.contains("mine.toml"), "{err}");
+    assert!(!dir.path().join("control").exists());
+}
