@@ -6,7 +6,7 @@ use crate::control::Reason;
 use crate::edge::FoundDevice;
 use crate::format::geometry;
 use crate::model::{Millis, Secret, SetDescription, SetId, SetName};
-use crate::sources::{in_use, signature};
+use crate::sources::{devices, in_use, signature};
 use std::path::{Path, PathBuf};
 
 /// The most spares a set can have: what fits into a header.
@@ -26,10 +26,10 @@ pub struct Wish {
 }
 
 /// Checks a wish without changing anything. The description is complete but nowhere written.
-pub fn check(wish: &Wish, devices: &[FoundDevice], known: &[SetDescription], now: Millis) -> Result<SetDescription, Reason> {
+pub fn check(wish: &Wish, found: &[FoundDevice], known: &[SetDescription], now: Millis) -> Result<SetDescription, Reason> {
     activate::ensure_target().map_err(|error| Reason::from(error.to_string()))?;
-    let main = find(&wish.main, devices)?;
-    let spares = wish.spares.iter().map(|path| find(path, devices)).collect::<Result<Vec<_>, _>>()?;
+    let main = find(&wish.main, found)?;
+    let spares = wish.spares.iter().map(|path| find(path, found)).collect::<Result<Vec<_>, _>>()?;
     if spares.is_empty() || spares.len() > MAX_SPARES {
         return Err(Reason::new(format!("{} spares were given", spares.len()), format!("give 1 to {MAX_SPARES} with --spare")));
     }
@@ -136,9 +136,12 @@ fn find<'a>(path: &Path, devices: &'a [FoundDevice]) -> Result<&'a FoundDevice, 
 }
 
 fn distinct(one: &FoundDevice, two: &FoundDevice, what: &str) -> Result<(), Reason> {
-    let serial = |device: &FoundDevice| (device.identity.serial.clone(), device.identity.wwn.clone());
-    let same_drive = !one.identity.serial.is_empty() && serial(one) == serial(two);
-    if one.disk == two.disk || same_drive {
+    let disks = |device: &FoundDevice| devices::bottom_disks(Path::new("/sys"), &device.name);
+    let (ours, theirs) = (&one.identity, &two.identity);
+    // Namespaces of one NVMe drive have names of their own, but the drive's serial number.
+    let nvme = one.disk.starts_with("nvme") && two.disk.starts_with("nvme");
+    let same_drive = !ours.serial.is_empty() && ours.serial == theirs.serial && (nvme || ours.wwn == theirs.wwn);
+    if !disks(one).is_disjoint(&disks(two)) || same_drive {
         let message = format!("{what} are on the same disk: {} and {}", one.node.display(), two.node.display());
         return Err(Reason::new(message, "a disk that dies takes its spare with it: use a spare on another disk"));
     }

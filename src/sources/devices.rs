@@ -3,6 +3,7 @@
 use crate::actuate::target_text::UUID_PREFIX;
 use crate::edge::FoundDevice;
 use crate::model::{Identity, Sectors};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -46,6 +47,25 @@ pub fn disk_of(sysfs: &Path, name: &str) -> String {
     let dir = class_dir(sysfs, name);
     let parent = || dir.canonicalize().ok()?.parent()?.file_name()?.to_str().map(str::to_owned);
     if dir.join("partition").exists() { parent().unwrap_or_else(|| name.to_owned()) } else { name.to_owned() }
+}
+
+/// Kernel names of the disks that `name` is finally made of: through partitions, volumes and arrays.
+pub fn bottom_disks(sysfs: &Path, name: &str) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    let mut open = vec![disk_of(sysfs, name)];
+    let mut bottom = BTreeSet::new();
+    while let Some(disk) = open.pop() {
+        if !seen.insert(disk.clone()) {
+            continue;
+        }
+        let below = fs::read_dir(class_dir(sysfs, &disk).join("slaves")).into_iter().flatten().flatten();
+        let below: Vec<String> = below.map(|entry| disk_of(sysfs, &entry.file_name().to_string_lossy())).collect();
+        if below.is_empty() {
+            bottom.insert(disk);
+        }
+        open.extend(below);
+    }
+    bottom
 }
 
 /// Kernel names of the partitions of a disk, sorted.
@@ -238,6 +258,20 @@ pub(crate) mod tests {
         for name in ["sdb", "dm-0", "nvme0c0n1", "absent"] {
             assert_eq!(look(root.path(), name, Loops::Nameless, &[]), None, "{name}");
         }
+    }
+
+    #[test]
+    fn two_volumes_on_one_disk_are_found_out() {
+        let root = tempfile::tempdir().unwrap();
+        disk(root.path(), "sda", &[("dev", "8:0"), ("size", "64"), ("sda1/partition", "1\n"), ("sda2/partition", "2\n")]);
+        disk(root.path(), "sdb", &[("dev", "8:16"), ("size", "64")]);
+        // md0 of sda1 and sdb; dm-1 on md0 and sda2.
+        disk(root.path(), "md0", &[("dev", "9:0"), ("size", "64"), ("slaves/sda1", ""), ("slaves/sdb", "")]);
+        disk(root.path(), "dm-1", &[("dev", "253:1"), ("size", "64"), ("slaves/md0", ""), ("slaves/sda2", "")]);
+        let bottom = |name| bottom_disks(root.path(), name).into_iter().collect::<Vec<_>>();
+        assert_eq!(bottom("sda2"), ["sda"]);
+        assert_eq!(bottom("md0"), ["sda", "sdb"]);
+        assert_eq!(bottom("dm-1"), ["sda", "sdb"]);
     }
 
     #[test]
