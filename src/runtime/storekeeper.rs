@@ -6,6 +6,7 @@
 use crate::edge::Store;
 use crate::store::SledStore;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -19,18 +20,22 @@ const RETRY: Duration = Duration::from_millis(500);
 pub struct Storekeeper {
     jobs: mpsc::Sender<Job>,
     trouble: Arc<Mutex<Option<String>>>,
+    open: Arc<AtomicBool>,
 }
 
 impl Storekeeper {
     /// Starts the thread for the store at `path`. The directory above it must exist; it is made by the installation.
     pub fn start(path: PathBuf) -> std::io::Result<(Storekeeper, std::thread::JoinHandle<()>)> {
         let (jobs, queue) = mpsc::channel::<Job>();
-        let trouble = Arc::new(Mutex::new(Some("it is being opened".to_string())));
-        let keeper = Storekeeper { jobs, trouble: trouble.clone() };
+        // Until it has failed once, what is asked of it waits in the queue.
+        let trouble = Arc::new(Mutex::new(None));
+        let is_open = Arc::new(AtomicBool::new(false));
+        let keeper = Storekeeper { jobs, trouble: trouble.clone(), open: is_open.clone() };
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || {
             let tell = |what: Option<String>| *trouble.lock().unwrap_or_else(PoisonError::into_inner) = what;
             let store = open(&path, &tell);
             tell(None);
+            is_open.store(true, Ordering::Release);
             for job in queue {
                 job(&store);
             }
@@ -43,7 +48,12 @@ impl Storekeeper {
         drop(self.jobs.send(Box::new(job)));
     }
 
-    /// Why the store is not open, if it is not.
+    /// Whether the store has been opened.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Why the store could not be opened so far.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
