@@ -44,7 +44,7 @@ pub fn decide(policy: &Policy, ledger: &Ledger, fault: &Fault) -> Decision {
             return answer(Action::Observe, &format!("spending.{what}"), reason);
         }
     }
-    let reason = format!("a {} error on write, bound to this block while its neighbours work", fault.class);
+    let reason = format!("an error on write ({}), bound to this block while its neighbours work", fault.class);
     answer(Action::Remap, "write_error", reason)
 }
 

@@ -101,8 +101,16 @@ pub(super) struct Daemon {
     pub(super) left_alone: BTreeSet<SetId>,
     pub(super) out: UnboundedSender<Input>,
     told: BTreeMap<SetId, String>,
+    /// When sets without any spare are told of, once.
+    absent_due: Option<Millis>,
     smart: inputs::Smart,
 }
+
+/// Why a set is not open whose spares are all gone.
+pub(super) const ABSENT: &str = "none of its spares is attached";
+
+/// Disks that come later than this after the start are late.
+const LATE_MS: u64 = 15_000;
 
 /// The time now, Unix ms.
 pub fn now() -> Millis {
@@ -129,6 +137,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         left_alone: BTreeSet::new(),
         out,
         told: BTreeMap::new(),
+        absent_due: Some(Millis(now().0 + LATE_MS)),
         smart: inputs::Smart::default(),
         settings,
     };
@@ -139,7 +148,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     daemon.serve(&mut inputs).await?;
     tracing::info!("stopping; devices stay open, what is held gets its error when the lease ends");
-    let store_open = daemon.store.trouble().is_none();
+    let store_open = daemon.store.is_open();
     drop(daemon);
     if !store_open {
         return Ok(());
@@ -307,7 +316,11 @@ impl Daemon {
 
     fn discovered(&mut self, candidates: BTreeMap<SetId, Candidate>, attempts: Vec<(SetId, Result<Box<Opened>, String>)>) {
         self.looking = false;
-        self.candidates = candidates;
+        let before = std::mem::replace(&mut self.candidates, candidates);
+        // A set that is served stays known: its spare may have gone, or have been made while we looked.
+        for (id, candidate) in before.into_iter().filter(|(id, _)| self.serving.contains_key(id)) {
+            self.candidates.entry(id).or_insert(candidate);
+        }
         for (id, attempt) in attempts {
             match attempt {
                 Ok(opened) => self.start_serving(*opened),
@@ -341,6 +354,24 @@ impl Daemon {
             let name = candidate.desc.name.clone();
             self.record(Entry { number: 0, at: now(), set: id, name, what: What::NotRestored { reason } });
         }
+    }
+
+    /// Tells of the sets that no disk speaks of: they are known from the registry only.
+    fn tell_of_absent(&self) {
+        let present: BTreeSet<SetId> = self.candidates.keys().copied().collect();
+        self.store.queue(move |store| {
+            for desc in store.sets().unwrap_or_default().into_iter().filter(|desc| !present.contains(&desc.id)) {
+                let what = What::NotRestored { reason: ABSENT.into() };
+                let last = store.history(Some(desc.id), Millis(0), 1).unwrap_or_default().pop();
+                if last.is_some_and(|entry| entry.what == what) {
+                    continue;
+                }
+                tracing::warn!(set = %desc.name, "{}", crate::cli::history::sentence(&what));
+                if let Err(error) = store.append(&Entry { number: 0, at: now(), set: desc.id, name: desc.name, what }) {
+                    tracing::error!(%error, "history could not be written");
+                }
+            }
+        });
     }
 
     /// Why a set is not open, if it was said.
@@ -404,6 +435,10 @@ impl Daemon {
         drop(sd_notify::notify(false, &[sd_notify::NotifyState::Watchdog]));
         self.apply(Event::Tick);
         let now = now();
+        if self.absent_due.is_some_and(|due| now >= due) {
+            self.absent_due = None;
+            self.tell_of_absent();
+        }
         for (id, serving) in &mut self.serving {
             if now >= serving.smart_due {
                 serving.smart_due = Millis(now.0 + self.settings.smart_minutes * 60_000);

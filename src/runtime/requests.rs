@@ -2,7 +2,7 @@
 
 use super::assemble::{self, words};
 use super::create::{self, Wish};
-use super::daemon::{Claims, Daemon, Input, now};
+use super::daemon::{ABSENT, Claims, Daemon, Input, now};
 use super::inputs;
 use crate::control::{HistoryReport, Reason, Request, Said, SetReport, StatusReport};
 use crate::edge::FoundDevice;
@@ -231,7 +231,10 @@ fn make(
 ) -> Result<assemble::Opened, Reason> {
     let devices =
         inputs::devices(settings).map_err(|error| Reason::from(format!("the block devices cannot be listed: {error}")))?;
-    let desc = create::check(wish, &devices, known, now())?;
+    // The daemon may have started just now, and not have looked yet.
+    let seen = assemble::discover(&devices).into_values().map(|candidate| candidate.desc);
+    let known: Vec<_> = known.iter().cloned().chain(seen).collect();
+    let desc = create::check(wish, &devices, &known, now())?;
     // Before the headers are there: udev tells of them at once, and the set is ours to open.
     claimed.claim(desc.id);
     let made = write_and_open(&desc, wish, &devices, settings);
@@ -274,7 +277,7 @@ fn absent(desc: &crate::model::SetDescription) -> SetReport {
     SetReport {
         name: desc.name.clone(),
         id: desc.id.to_string(),
-        state: "none of its spares is attached".into(),
+        state: ABSENT.into(),
         main: format!("unknown ({})", words(&desc.main)),
         spares: desc.spares.iter().map(|spare| format!("missing ({})", words(spare))).collect(),
         status: None,

@@ -6,6 +6,7 @@
 use crate::edge::Store;
 use crate::store::{OpenError, SledStore, set_aside};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -20,21 +21,25 @@ pub struct Storekeeper {
     jobs: mpsc::Sender<Job>,
     trouble: Arc<Mutex<Option<String>>>,
     set_aside: Arc<Mutex<Option<PathBuf>>>,
+    open: Arc<AtomicBool>,
 }
 
 impl Storekeeper {
     /// Starts the thread for the store at `path`. The directory above it must exist; it is made by the installation.
     pub fn start(path: PathBuf) -> std::io::Result<(Storekeeper, std::thread::JoinHandle<()>)> {
         let (jobs, queue) = mpsc::channel::<Job>();
-        let trouble = Arc::new(Mutex::new(Some("it is being opened".to_string())));
+        // Until it has failed once, what is asked of it waits in the queue.
+        let trouble = Arc::new(Mutex::new(None));
         let set_aside = Arc::new(Mutex::new(None));
-        let keeper = Storekeeper { jobs, trouble: trouble.clone(), set_aside: set_aside.clone() };
+        let is_open = Arc::new(AtomicBool::new(false));
+        let keeper = Storekeeper { jobs, trouble: trouble.clone(), set_aside: set_aside.clone(), open: is_open.clone() };
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || {
             let tell = |what: Option<String>| *trouble.lock().unwrap_or_else(PoisonError::into_inner) = what;
             let mut aside = None;
             let store = open(&path, &tell, &mut aside);
             *set_aside.lock().unwrap_or_else(PoisonError::into_inner) = aside;
             tell(None);
+            is_open.store(true, Ordering::Release);
             for job in queue {
                 job(&store);
             }
@@ -52,7 +57,12 @@ impl Storekeeper {
         self.set_aside.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Why the store is not open, if it is not.
+    /// Whether the store has been opened.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Why the store could not be opened so far.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,5 +1,6 @@
 //! A running guest.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs::{self, File};
 use std::os::unix::net::UnixListener;
@@ -94,7 +95,7 @@ impl VmBuilder {
             pack(folder, &run.path("payload.tar"))?;
         }
         let listener = agent::listen(&run.path("agent"))?;
-        Ok(Vm { config: self, guest, run, disks, listener, running: None })
+        Ok(Vm { config: self, guest, run, disks, detached: BTreeSet::new(), listener, running: None })
     }
 }
 
@@ -104,6 +105,7 @@ pub struct Vm {
     guest: Guest,
     run: RunFolder,
     disks: Vec<(String, Server)>,
+    detached: BTreeSet<String>,
     listener: UnixListener,
     running: Option<Running>,
 }
@@ -184,6 +186,15 @@ impl Vm {
     pub fn path(&self, name: &str) -> String {
         let found = self.config.disks.iter().find(|disk| disk.name == name);
         found.unwrap_or_else(|| panic!("no disk {name}")).path()
+    }
+
+    /// Plugs the disk called `name` in, or out, while the power is off: from the next power cut on.
+    pub fn attach(&mut self, name: &str, attached: bool) {
+        if attached {
+            self.detached.remove(name);
+        } else {
+            self.detached.insert(name.into());
+        }
     }
 
     /// Reboots the guest in the regular way and waits until it is up again.
@@ -294,7 +305,7 @@ impl Vm {
         }
         qemu.args(["-device", "virtio-scsi-pci,id=scsi"]);
         let mut ports = 0..;
-        for disk in &self.config.disks {
+        for disk in self.config.disks.iter().filter(|disk| !self.detached.contains(&disk.name)) {
             let port = if disk.bus == Bus::Ata { ports.next() } else { None };
             let args = disk.qemu_args(&self.run.path(&disk.name));
             qemu.args(args.into_iter().map(|arg| arg.replace("{port}", &port.unwrap_or(0).to_string())));

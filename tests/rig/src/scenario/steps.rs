@@ -131,6 +131,8 @@ impl Scenario {
         let explained = remapped.iter().all(|entry| !text(&entry["decision"]["reason"]).is_empty() && entry["class"].is_string());
         let what = format!("{}: {} cures, each with its error class and the reason", set.name, remapped.len());
         self.check(!remapped.is_empty() && explained, &what, || format!("{remapped:#?}"))?;
+        let odd: Vec<Value> = ["alert", "adopted", "not_restored", "not_remapped"].into_iter().flat_map(of_kind).collect();
+        self.check(odd.is_empty(), &format!("{}: no alert, and nobody else took a hand", set.name), || format!("{odd:#?}"))?;
         let reads = errors.iter().filter(|entry| entry["op"] == "read").count();
         let what = format!("{}: {reads} read errors are recorded", set.name);
         self.check(reads > 0, &what, || format!("{history:#?}"))
