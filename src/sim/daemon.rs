@@ -110,10 +110,14 @@ impl Daemon {
         self.inbox.push_back(Event::Asked { set: self.set, extent });
     }
 
-    /// Whether anything is queued or any case is open.
+    /// Whether anything is queued.
+    pub fn is_busy(&self) -> bool {
+        !(self.work.is_empty() && self.jobs.is_empty() && self.inbox.is_empty())
+    }
+
+    /// Whether nothing is queued and no case is open.
     pub fn is_idle(&self) -> bool {
-        let cases = self.engine.set(self.set).is_some_and(|set| !set.status().cases.is_empty());
-        self.work.is_empty() && self.jobs.is_empty() && self.inbox.is_empty() && !cases
+        !self.is_busy() && self.engine.set(self.set).is_some_and(|set| set.status().cases.is_empty())
     }
 
     /// The remaps that the engine knows.

@@ -237,7 +237,7 @@ impl SimDisk {
     /// part. Which ones depends on `seed` alone. Without a volatile cache nothing is lost.
     pub fn power_cut(&mut self, seed: u64) {
         let Some(cache) = &mut self.cache else { return };
-        for (sector, data) in cache.take_survivors(&mut Fates::new(seed)) {
+        for (sector, data) in cache.take_survivors(&mut Fates::new(seed, self.block)) {
             if self.faults.first(Op::Write, &(sector..sector + 1)).is_none() {
                 self.media.write(sector, &data[..]);
                 self.faults.heal(&(sector..sector + 1));

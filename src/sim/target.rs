@@ -46,7 +46,9 @@ impl SimTarget {
                 kernel.now = now;
                 kernel.check_owner(instance, token).and_then(|()| change(kernel, drives))
             });
-            machine.check_kernel();
+            if machine.kernel.as_ref().is_some_and(|kernel| kernel.table.len() != machine.mapped.len()) {
+                machine.check_kernel();
+            }
             let answer = answer.unwrap_or_else(|| Err(TargetFault::Gone("ENXIO".into())));
             if fate == Fate::Done { answer } else { Err(TargetFault::Other("EIO".into())) }
         });

@@ -272,9 +272,12 @@ impl World {
             }
             for _ in 0..60 {
                 [Turn::Engine, Turn::Actuator, Turn::Store].into_iter().for_each(|who| self.turn(who));
+                if self.daemon.as_ref().is_none_or(|daemon| !daemon.is_busy()) {
+                    break;
+                }
             }
-            self.shared.lock().pass(250);
-            if round > 150 && self.daemon.as_ref().is_some_and(Daemon::is_idle) {
+            self.shared.lock().pass(500);
+            if round > 60 && self.daemon.as_ref().is_some_and(Daemon::is_idle) {
                 break;
             }
         }

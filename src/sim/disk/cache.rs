@@ -69,22 +69,24 @@ impl Cache {
 }
 
 /// What becomes of each un-flushed write at a power cut: kept, dropped or torn, a third each. A torn write
-/// keeps about half of its sectors.
+/// keeps about half of its logical blocks; a block is written as a whole or not at all.
 #[derive(Debug)]
 pub(super) struct Fates {
     seed: u64,
+    /// Sectors in a logical block.
+    block: u64,
 }
 
 impl Fates {
-    pub(super) fn new(seed: u64) -> Self {
-        Self { seed }
+    pub(super) fn new(seed: u64, block: u64) -> Self {
+        Self { seed, block }
     }
 
     fn survives(&self, write: u64, sector: u64) -> bool {
         match scramble(self.seed ^ scramble(write)) % 3 {
             0 => true,
             1 => false,
-            _ => scramble(self.seed ^ scramble(write) ^ scramble(!sector)) & 1 == 0,
+            _ => scramble(self.seed ^ scramble(write) ^ scramble(!(sector / self.block))) & 1 == 0,
         }
     }
 }

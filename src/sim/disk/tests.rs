@@ -316,3 +316,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_power_cut_tears_no_logical_block() {
+    for seed in 0..64 {
+        let mut disk = SimDisk::new(64, Backing::Memory).with_block_size(4096).with_volatile_cache();
+        disk.write(0, &[2; 32 * SECTOR], Persist::Cached).unwrap();
+        disk.power_cut(seed);
+        let after = read(&mut disk, 0, 32).unwrap();
+        assert!(after.chunks(4096).all(|block| block.iter().all(|&byte| byte == block[0])), "seed {seed}");
+    }
+}

@@ -279,13 +279,15 @@ impl Kernel {
             Request::Write { start, data, fua } => {
                 let from = (at - start) as usize * SECTOR;
                 let persist = if *fua || (narrow && member > 0) { Persist::Fua } else { Persist::Cached };
+                if member > 0 && persist == Persist::Cached {
+                    // Also when it fails: a part of it may be in the spare's cache.
+                    self.dirty[usize::from(member) - 1] = true;
+                }
                 if let Err(error) = drive.write(sector, &data[from..from + len as usize * SECTOR], persist) {
                     return failed(error);
                 }
-                match persist {
-                    Persist::Fua => io.forced.push((at, len)),
-                    Persist::Cached if member > 0 => self.dirty[usize::from(member) - 1] = true,
-                    Persist::Cached => {}
+                if persist == Persist::Fua {
+                    io.forced.push((at, len));
                 }
                 Step::Done(len)
             }

@@ -1,0 +1,66 @@
+//! The simulation, over a fixed number of seeds. `SIM_SEEDS` and `SIM_FROM` choose others; `examples/soak.rs` runs many more.
+
+use remap_guardian::sim::{Coverage, world::run_seed};
+
+/// What every action of the daemon must have met: it failed, it failed after it was done, and the daemon or the power ended in it.
+const ENDS: [&str; 4] = ["failed", "unknown", "killed", "power cut"];
+const ACTIONS: [&str; 10] = ["start", "fence", "salvage", "seal", "commit", "add_remap", "give_up", "probe", "verify", "watch"];
+
+/// What must have happened besides.
+const REACHED: [(&str, &str); 12] = [
+    ("settle", "→ not committed"),
+    ("settle", "→ unknown"),
+    ("commit", "→ unknown"),
+    ("commit", "→ not committed"),
+    ("salvage", "→ spare failed"),
+    ("give_up", "→ failed"),
+    ("add_remap", "→ failed"),
+    ("remap", "live"),
+    ("remap", "live with lost sectors"),
+    ("start", "mapped now"),
+    ("start", "fence lifted"),
+    ("spare", "extent given up"),
+];
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+#[test]
+fn no_crash_breaks_a_promise() {
+    let (from, seeds) = (number("SIM_FROM", 0), number("SIM_SEEDS", 500));
+    let threads = std::thread::available_parallelism().map_or(2, usize::from) as u64;
+    let workers: Vec<_> = (0..threads)
+        .map(|thread| {
+            std::thread::spawn(move || {
+                let mut coverage = Coverage::default();
+                for seed in (from + thread..from + seeds).step_by(threads as usize) {
+                    match run_seed(seed) {
+                        Ok(one) => coverage.add(&one),
+                        Err(failure) => panic!("{failure}"),
+                    }
+                }
+                coverage
+            })
+        })
+        .collect();
+    let mut coverage = Coverage::default();
+    for worker in workers {
+        coverage.add(&worker.join().expect("a seed broke a promise, see above"));
+    }
+    println!("{coverage}");
+    if seeds < 500 {
+        return;
+    }
+    let wanted = ACTIONS.iter().flat_map(|action| ENDS.map(|end| (*action, end))).chain(REACHED);
+    let missed: Vec<_> = wanted.filter(|(what, how)| coverage.get(what, how) == 0).collect();
+    assert!(missed.is_empty(), "these were never reached: {missed:?}");
+}
+
+#[test]
+fn a_seed_gives_the_same_run_again() {
+    for seed in 0..4 {
+        let (one, two) = (run_seed(seed), run_seed(seed));
+        assert_eq!(one.unwrap(), two.unwrap());
+    }
+}
