@@ -3,12 +3,14 @@
 
 use crate::actuate::steps::Actuator;
 use crate::actuate::target::DmTarget;
-use crate::actuate::target_text::Bounds;
+use crate::actuate::target_text::{Bounds, dm_uuid};
 use crate::actuate::{Access, DirectDevice, NoHeader, activate, read_header, reconcile};
 use crate::config::Settings;
 use crate::edge::{BlockIo, FoundDevice, Target};
 use crate::model::{Remap, Sectors, SetDescription, SetId};
+use crate::sources::in_use;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// A set that headers on the machine's disks speak of, with the disks that carry them.
 #[derive(Clone, Debug)]
@@ -128,6 +130,11 @@ pub fn open(candidate: &Candidate, settings: &Settings) -> Result<Opened, String
     let desc = candidate.desc.clone();
     let main = candidate.main.clone()?;
     let spares: Vec<FoundDevice> = candidate.spares.values().cloned().collect();
+    let uuid = dm_uuid(desc.id);
+    let held = |member: &FoundDevice| in_use::foreign_holder(Path::new("/sys"), &member.name, &uuid);
+    if let Some(held) = std::iter::once(&main).chain(&spares).find_map(held) {
+        return Err(format!("{held}, which is no device of this set: stop what uses it (“lsblk” shows it)"));
+    }
     let (open_spares, remaps) = reconcile::open_tables(&desc, open_nodes(&spares)?)?;
     let (target, adopted, since) = take_device(&desc, &main, &spares, &remaps, settings)?;
     let main_io = DirectDevice::open(&main.node, Access::WRITE).map_err(|error| error.to_string())?;

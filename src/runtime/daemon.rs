@@ -51,8 +51,6 @@ pub enum Input {
     Asked(control::server::Asked),
     /// `create` has ended.
     Created {
-        /// Its name.
-        name: SetName,
         /// The new set, open.
         opened: Result<Box<Opened>, Reason>,
         /// Who asked.
@@ -93,8 +91,11 @@ pub(super) struct Daemon {
     pub(super) candidates: BTreeMap<SetId, Candidate>,
     pub(super) looking: bool,
     pub(super) look_again: bool,
+    /// A look has ended since the start: what is on the disks is known.
+    pub(super) looked: bool,
     pub(super) waiting_for_look: Vec<tokio::sync::oneshot::Sender<()>>,
-    pub(super) busy: BTreeSet<SetName>,
+    /// The set that is being made: one at a time, so that no two take the same disk.
+    pub(super) busy: Option<SetName>,
     /// Sets that are open or being opened: whoever opens one claims it first, so that nobody opens it twice.
     pub(super) claimed: Claims,
     /// Devices that somebody removed or took over: they stay claimed, so they are not opened again unless asked.
@@ -131,8 +132,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         candidates: BTreeMap::new(),
         looking: false,
         look_again: false,
+        looked: false,
         waiting_for_look: Vec::new(),
-        busy: BTreeSet::new(),
+        busy: None,
         claimed: Claims::default(),
         left_alone: BTreeSet::new(),
         out,
@@ -193,7 +195,7 @@ impl Daemon {
                 self.apply(event);
             }
             Input::Asked((request, tell)) => self.answer(request, tell),
-            Input::Created { name, opened, tell } => self.created(&name, opened, tell),
+            Input::Created { opened, tell } => self.created(opened, tell),
         }
     }
 
@@ -316,6 +318,7 @@ impl Daemon {
 
     fn discovered(&mut self, candidates: BTreeMap<SetId, Candidate>, attempts: Vec<(SetId, Result<Box<Opened>, String>)>) {
         self.looking = false;
+        self.looked = true;
         let before = std::mem::replace(&mut self.candidates, candidates);
         // A set that is served stays known: its spare may have gone, or have been made while we looked.
         for (id, candidate) in before.into_iter().filter(|(id, _)| self.serving.contains_key(id)) {

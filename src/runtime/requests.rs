@@ -9,7 +9,7 @@ use crate::edge::FoundDevice;
 use crate::engine::Event;
 use crate::model::{Entry, Extent, SetDescription, SetId, SetName, What};
 use serde_json::Value;
-use tokio::sync::oneshot::Sender;
+use tokio::sync::oneshot::{Receiver, Sender};
 
 type Tell = Sender<Result<Value, Reason>>;
 
@@ -168,27 +168,50 @@ impl Daemon {
     }
 
     fn create(&mut self, wish: Wish, tell: Tell) {
-        if self.id_of(&wish.name).is_some() || self.busy.contains(&wish.name) {
-            let reason = Reason::new(
-                format!("there is a set “{}” already", wish.name),
-                "choose another name, or see: remap-guardian status",
-            );
+        if let Err(reason) = self.begin(&wish.name) {
             drop(tell.send(Err(reason)));
             return;
         }
-        self.busy.insert(wish.name.clone());
         let (settings, out) = (self.settings.clone(), self.out.clone());
         let claimed = self.claimed.clone();
-        let known: Vec<_> = self.candidates.values().map(|candidate| candidate.desc.clone()).collect();
-        tokio::task::spawn_blocking(move || {
-            let name = wish.name.clone();
-            let opened = make(&wish, &known, &claimed, &settings).map(Box::new);
-            drop(out.send(Input::Created { name, opened, tell }));
+        let mut known: Vec<_> = self.candidates.values().map(|candidate| candidate.desc.clone()).collect();
+        let registry = self.registry();
+        tokio::spawn(async move {
+            let registry = registry.await.unwrap_or_else(|_| Err(Reason::from("the daemon is stopping".to_string())));
+            let made = tokio::task::spawn_blocking(move || {
+                known.extend(registry?);
+                make(&wish, &known, &claimed, &settings).map(Box::new)
+            });
+            let opened = made.await.unwrap_or_else(|error| Err(Reason::from(error.to_string())));
+            drop(out.send(Input::Created { opened, tell }));
         });
     }
 
-    pub(super) fn created(&mut self, name: &SetName, opened: Result<Box<assemble::Opened>, Reason>, tell: Tell) {
-        self.busy.remove(name);
+    /// Admits what takes or frees disks: one at a time, and only when it is known what the disks hold.
+    fn begin(&mut self, name: &SetName) -> Result<(), Reason> {
+        if let Some(busy) = &self.busy {
+            let message = format!("“{busy}” is being made or forgotten just now");
+            return Err(Reason::new(message, "repeat when that has ended: remap-guardian status"));
+        }
+        if !self.looked {
+            return Err(Reason::new("the first look at the disks has not ended yet", "repeat in a few seconds"));
+        }
+        self.busy = Some(name.clone());
+        Ok(())
+    }
+
+    /// The sets in the registry, once the store's thread comes to it.
+    fn registry(&self) -> Receiver<Result<Vec<SetDescription>, Reason>> {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        self.store.queue(move |store| {
+            let sets = store.sets().map_err(|error| Reason::from(format!("the known sets cannot be read: {error}")));
+            drop(tell.send(sets));
+        });
+        told
+    }
+
+    pub(super) fn created(&mut self, opened: Result<Box<assemble::Opened>, Reason>, tell: Tell) {
+        self.busy = None;
         let opened = match opened {
             Ok(opened) => opened,
             Err(reason) => return drop(tell.send(Err(reason))),
