@@ -6,7 +6,7 @@ use crate::actuate::target::DmTarget;
 use crate::actuate::target_text::{Bounds, dm_uuid};
 use crate::actuate::{Access, DirectDevice, NoHeader, activate, read_header, reconcile};
 use crate::config::Settings;
-use crate::edge::{BlockIo, FoundDevice, Target};
+use crate::edge::{FoundDevice, Target};
 use crate::model::{Remap, Sectors, SetDescription, SetId};
 use crate::sources::in_use;
 use std::collections::BTreeMap;
@@ -135,69 +135,67 @@ pub fn open(candidate: &Candidate, settings: &Settings) -> Result<Opened, String
     if let Some(held) = std::iter::once(&main).chain(&spares).find_map(held) {
         return Err(format!("{held}, which is no device of this set: stop what uses it (“lsblk” shows it)"));
     }
-    let (open_spares, remaps) = reconcile::open_tables(&desc, open_nodes(&spares)?)?;
-    let (target, adopted, since) = take_device(&desc, &main, &spares, &remaps, settings)?;
-    let main_io = DirectDevice::open(&main.node, Access::WRITE).map_err(|error| error.to_string())?;
-    let watcher = Box::new(target.share().map_err(|error| error.to_string())?);
-    let actuator = Actuator::new(&desc, Box::new(target), Box::new(main_io), open_spares);
-    Ok(Opened { desc, main, spares, remaps, actuator, watcher, since, adopted })
-}
-
-/// Opens the nodes of the spares.
-fn open_nodes(spares: &[FoundDevice]) -> Result<Vec<(String, Box<dyn BlockIo>)>, String> {
-    let open = |spare: &FoundDevice| {
-        let name = spare.node.display().to_string();
-        let io = DirectDevice::open(&spare.node, Access::WRITE).map_err(|error| format!("{name}: {error}"))?;
-        Ok((name, Box::new(io) as Box<dyn BlockIo>))
-    };
-    spares.iter().map(open).collect()
-}
-
-type Taken = (DmTarget, Option<Vec<String>>, u64);
-
-fn take_device(
-    desc: &SetDescription,
-    main: &FoundDevice,
-    spares: &[FoundDevice],
-    remaps: &[Remap],
-    settings: &Settings,
-) -> Result<Taken, String> {
-    let text = |error: &dyn std::fmt::Display| error.to_string();
-    let active = activate::find_active(desc.id).map_err(|error| text(&error))?;
-    let active = match active {
-        Some(half) if !half.has_table => {
-            activate::remove(&desc.name).map_err(|error| text(&error))?;
-            None
-        }
-        other => other,
-    };
-    let fresh = active.is_none();
-    if fresh {
-        let bounds = Bounds { closed_ms: settings.closed_ms, hold_ms: settings.hold_ms };
-        let devnos: Vec<(u32, u32)> = spares.iter().map(|spare| spare.devno).collect();
-        activate::create_closed(desc, main.devno, &devnos, bounds).map_err(|error| text(&error))?;
-    }
-    let taken = load_and_open(desc, remaps, fresh);
+    // All that can fail without the device comes before it.
+    let main_io = open_member(&main)?;
+    let nodes = spares.iter().map(|spare| Ok((spare.node.display().to_string(), Box::new(open_member(spare)?) as _)));
+    let (open_spares, remaps) = reconcile::open_tables(&desc, nodes.collect::<Result<_, String>>()?)?;
+    let fresh = make_device(&desc, &main, &spares, settings)?;
+    let taken = take_device(&desc, &remaps, fresh);
     if fresh && taken.is_err() {
         // Nothing half-done stays: a closed device would only make I/O wait.
         if let Err(error) = activate::remove(&desc.name) {
-            tracing::warn!(name = %desc.name, %error, "a closed device stays behind");
+            tracing::warn!(name = %desc.name, %error, "a device that nobody serves stays behind");
         }
     }
-    taken
+    let Taken { target, watcher, adopted, since } = taken?;
+    let actuator = Actuator::new(&desc, Box::new(target), Box::new(main_io), open_spares);
+    Ok(Opened { desc, main, spares, remaps, actuator, watcher: Box::new(watcher), since, adopted })
 }
 
-fn load_and_open(desc: &SetDescription, remaps: &[Remap], fresh: bool) -> Result<Taken, String> {
+/// Opens the node of a member, if the device that was looked at is still behind it.
+fn open_member(member: &FoundDevice) -> Result<DirectDevice, String> {
+    let io = DirectDevice::open(&member.node, Access::WRITE).map_err(|error| error.to_string())?;
+    let devno = io.devno().map_err(|error| error.to_string())?;
+    if devno != Some(member.devno) {
+        return Err(format!("{} has become another device since it was looked at", member.node.display()));
+    }
+    Ok(io)
+}
+
+/// Makes the device, closed, unless it is there already. True if it is new.
+fn make_device(desc: &SetDescription, main: &FoundDevice, spares: &[FoundDevice], settings: &Settings) -> Result<bool, String> {
+    let active = activate::find_active(desc.id).map_err(|error| error.to_string())?;
+    match active {
+        Some(half) if !half.has_table => activate::remove(&desc.name).map_err(|error| error.to_string())?,
+        Some(_) => return Ok(false),
+        None => {}
+    }
+    let bounds = Bounds { closed_ms: settings.closed_ms, hold_ms: settings.hold_ms };
+    let devnos: Vec<(u32, u32)> = spares.iter().map(|spare| spare.devno).collect();
+    activate::create_closed(desc, main.devno, &devnos, bounds).map_err(|error| error.to_string())?;
+    Ok(true)
+}
+
+/// A device that is ours.
+struct Taken {
+    target: DmTarget,
+    watcher: DmTarget,
+    adopted: Option<Vec<String>>,
+    since: u64,
+}
+
+fn take_device(desc: &SetDescription, remaps: &[Remap], fresh: bool) -> Result<Taken, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let target = DmTarget::own_set(desc.id).map_err(|fault| text(&fault))?;
+    let watcher = target.share().map_err(|error| text(&error))?;
     let loaded = reconcile::load(&target, desc, remaps)?;
     // Also for a device that was left suspended, or whose opening udev has not been told of.
     activate::open(&desc.name).map_err(|error| text(&error))?;
     if fresh {
-        return Ok((target, None, 1));
+        return Ok(Taken { target, watcher, adopted: None, since: 1 });
     }
     reconcile::try_held_again(&target, desc)?;
-    Ok((target, Some(loaded.mended), loaded.next_error))
+    Ok(Taken { target, watcher, adopted: Some(loaded.mended), since: loaded.next_error })
 }
 
 /// Sectors of each spare that can serve main.
