@@ -138,7 +138,7 @@ pub fn open(candidate: &Candidate, settings: &Settings) -> Result<Opened, String
     // All that can fail without the device comes before it.
     let main_io = open_member(&main)?;
     let nodes = spares.iter().map(|spare| Ok((spare.node.display().to_string(), Box::new(open_member(spare)?) as _)));
-    let (open_spares, remaps) = reconcile::open_tables(&desc, nodes.collect::<Result<_, String>>()?)?;
+    let (mut open_spares, remaps) = reconcile::open_tables(&desc, nodes.collect::<Result<_, String>>()?)?;
     let fresh = make_device(&desc, &main, &spares, settings)?;
     let taken = take_device(&desc, &remaps, fresh);
     if fresh && taken.is_err() {
@@ -148,6 +148,7 @@ pub fn open(candidate: &Candidate, settings: &Settings) -> Result<Opened, String
         }
     }
     let Taken { target, watcher, adopted, since } = taken?;
+    reconcile::mirror(&mut open_spares);
     let actuator = Actuator::new(&desc, Box::new(target), Box::new(main_io), open_spares);
     Ok(Opened { desc, main, spares, remaps, actuator, watcher: Box::new(watcher), since, adopted })
 }

@@ -15,6 +15,8 @@ use crate::policy;
 use crate::sources::kmsg_text::KernelNote;
 use anyhow::Context;
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -118,8 +120,35 @@ pub fn now() -> Millis {
     Millis(jiff::Timestamp::now().as_millisecond().max(0) as u64)
 }
 
+/// Sees to it that one process at a time touches members. The lock goes when the process has ended with all its threads, also
+/// those that sit in a disk that does not answer: until then their I/O may still reach a spare.
+///
+/// A lock on a file that only root can open, rather than a name that any user could take. It is beside the directory of the
+/// socket, which systemd removes when the service stops.
+fn only_one(run_dir: &Path) -> anyhow::Result<()> {
+    let mut path = run_dir.as_os_str().to_owned();
+    path.push(".lock");
+    let path = Path::new(&path);
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+    }
+    let options = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = options.with_context(|| format!("{} cannot be opened", path.display()))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        // Kept until the process ends.
+        Ok(()) => std::mem::forget(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => anyhow::bail!(
+            "another remap-guardian runs, or its last I/O has not ended yet\n  next: systemctl status remap-guardian; “fuser -v {}” shows who",
+            path.display()
+        ),
+        Err(error) => return Err(error).with_context(|| format!("{} cannot be locked", path.display())),
+    }
+    Ok(())
+}
+
 /// Runs until a signal asks to stop.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    only_one(&settings.run_dir)?;
     let policy = policy::load(&settings.policy, &settings.policy_dirs).context("the policy cannot be used")?;
     let listener = control::server::bind(&settings.socket()).context("the control socket cannot be opened")?;
     let (store, store_thread) = Storekeeper::start(settings.store())?;
@@ -464,5 +493,19 @@ impl Daemon {
             Ok(policy) => self.apply(Event::Policy(Box::new(policy))),
             Err(error) => tracing::error!(%error, "the policy in force stays"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_daemon_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        only_one(&dir.path().join("run")).unwrap();
+        let refused = only_one(&dir.path().join("run")).unwrap_err().to_string();
+        assert!(refused.contains("another remap-guardian runs"), "{refused}");
+        only_one(&dir.path().join("other")).unwrap();
     }
 }

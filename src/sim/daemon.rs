@@ -74,7 +74,7 @@ impl Daemon {
             }
             spares.push((format!("spare{index}"), Box::new(io)));
         }
-        let (open, remaps) = reconcile::open_tables(&desc, spares)?;
+        let (mut open, remaps) = reconcile::open_tables(&desc, spares)?;
         let fresh = shared.lock().kernel.is_none();
         if fresh {
             create(shared, life)?;
@@ -84,6 +84,7 @@ impl Daemon {
             remove(shared, life);
         }
         let (target, since) = taken?;
+        reconcile::mirror(&mut open);
         let main = Box::new(SimIo::open(shared, life, 0));
         let actuator = Actuator::new(&desc, Box::new(target.clone()), main, open);
         let mut daemon = Daemon {
