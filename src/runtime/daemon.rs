@@ -115,7 +115,13 @@ pub(super) const ABSENT: &str = "none of its spares is attached";
 /// Disks that come later than this after the start are late.
 const LATE_MS: u64 = 15_000;
 
-/// The time now, Unix ms.
+/// Time since boot, also while the machine slept: what intervals are measured in. It never jumps.
+fn uptime() -> Millis {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Millis(time.tv_sec.max(0) as u64 * 1_000 + time.tv_nsec.max(0) as u64 / 1_000_000)
+}
+
+/// The time now, Unix ms, for history only: it jumps when a clock is set.
 pub fn now() -> Millis {
     Millis(jiff::Timestamp::now().as_millisecond().max(0) as u64)
 }
@@ -168,7 +174,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         left_alone: BTreeSet::new(),
         out,
         told: BTreeMap::new(),
-        absent_due: Some(Millis(now().0 + LATE_MS)),
+        absent_due: Some(Millis(uptime().0 + LATE_MS)),
         smart: inputs::Smart::default(),
         settings,
     };
@@ -231,7 +237,7 @@ impl Daemon {
     /// Lets the engine decide, and does what it says.
     pub(super) fn apply(&mut self, event: Event) {
         let closed = if let Event::Closed { set, reason } = &event { Some((*set, reason.clone())) } else { None };
-        for effect in self.engine.apply(now(), event) {
+        for effect in self.engine.apply(uptime(), event) {
             self.run_effect(effect);
         }
         if let Some((set, reason)) = closed {
@@ -254,7 +260,7 @@ impl Daemon {
             Effect::SampleSmart { set } => {
                 if let Some(serving) = self.serving.get_mut(&set) {
                     // Soon, but not for each of a burst of cures.
-                    serving.smart_due = Millis(serving.smart_due.0.min(now().0 + 2_000));
+                    serving.smart_due = Millis(serving.smart_due.0.min(uptime().0 + 2_000));
                 }
             }
             Effect::Record(entry) => self.record(entry),
@@ -307,6 +313,8 @@ impl Daemon {
 
     /// Appends to the history and tells the log.
     pub(super) fn record(&self, entry: Entry) {
+        // The engine does not know the time of day.
+        let entry = Entry { at: now(), ..entry };
         tracing::info!(set = %entry.name, "{}", crate::cli::history::sentence(&entry.what));
         self.store.queue(move |store| {
             if let Err(error) = store.append(&entry) {
@@ -430,7 +438,7 @@ impl Daemon {
             None => What::Restored { remaps: remaps.len() as u64 },
         };
         self.record(Entry { number: 0, at: now(), set: id, name: desc.name.clone(), what });
-        let serving = Serving { main, spares, work, poke, smart_due: now() };
+        let serving = Serving { main, spares, work, poke, smart_due: uptime() };
         self.serving.insert(id, serving);
         let capacity = assemble::capacity(&desc);
         self.apply(Event::Opened { set: Box::new(desc), remaps, capacity });
@@ -466,7 +474,7 @@ impl Daemon {
     fn tick(&mut self) {
         drop(sd_notify::notify(false, &[sd_notify::NotifyState::Watchdog]));
         self.apply(Event::Tick);
-        let now = now();
+        let now = uptime();
         if self.absent_due.is_some_and(|due| now >= due) {
             self.absent_due = None;
             self.tell_of_absent();
