@@ -79,6 +79,10 @@ impl Claims {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(set)
     }
 
+    fn is_claimed(&self, set: SetId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&set)
+    }
+
     pub(super) fn give_back(&self, set: SetId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&set);
     }
@@ -106,6 +110,8 @@ pub(super) struct Daemon {
     told: BTreeMap<SetId, String>,
     /// When sets without any spare are told of, once.
     absent_due: Option<Millis>,
+    /// When sets that could not be opened are tried again.
+    retry_due: Millis,
     smart: inputs::Smart,
 }
 
@@ -120,6 +126,9 @@ fn uptime() -> Millis {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Millis(time.tv_sec.max(0) as u64 * 1_000 + time.tv_nsec.max(0) as u64 / 1_000_000)
 }
+
+/// How long after a look a complete set that could not be opened is tried again.
+const RETRY_MS: u64 = 10_000;
 
 /// The time now, Unix ms, for history only: it jumps when a clock is set.
 pub fn now() -> Millis {
@@ -175,6 +184,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         out,
         told: BTreeMap::new(),
         absent_due: Some(Millis(uptime().0 + LATE_MS)),
+        retry_due: Millis(0),
         smart: inputs::Smart::default(),
         settings,
     };
@@ -478,6 +488,13 @@ impl Daemon {
         if self.absent_due.is_some_and(|due| now >= due) {
             self.absent_due = None;
             self.tell_of_absent();
+        }
+        if now >= self.retry_due && !self.looking {
+            self.retry_due = Millis(now.0 + RETRY_MS);
+            let unopened = |(id, found): (&SetId, &Candidate)| found.complete().is_ok() && !self.claimed.is_claimed(*id);
+            if self.candidates.iter().any(unopened) {
+                self.look();
+            }
         }
         for (id, serving) in &mut self.serving {
             if now >= serving.smart_due {
