@@ -4,7 +4,9 @@ use super::daemon::Input;
 use crate::actuate::steps::Actuator;
 use crate::engine::{CaseId, Event, Step};
 use crate::model::{Extent, SetId};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use tokio::sync::mpsc::UnboundedSender;
 
 /// Work for a set's actuator.
@@ -17,11 +19,42 @@ pub enum Work {
     Retry(Extent),
 }
 
-/// Starts the thread; it ends when the sender is dropped.
-pub fn start(set: SetId, mut actuator: Actuator, out: UnboundedSender<Input>) -> std::io::Result<mpsc::Sender<Work>> {
+/// The thread of a set's actuator. Dropped, it does what is queued and ends; [`Hands::stop`] makes it end sooner.
+pub struct Hands {
+    work: mpsc::Sender<Work>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Hands {
+    /// Queues work.
+    pub fn give(&self, work: Work) {
+        drop(self.work.send(work));
+    }
+
+    /// A handle for others who give work.
+    pub fn sender(&self) -> mpsc::Sender<Work> {
+        self.work.clone()
+    }
+
+    /// Nothing more of what is queued is begun. The thread may still be in the I/O that it is in: it has ended when the
+    /// handle says so.
+    pub fn stop(self) -> JoinHandle<()> {
+        self.stop.store(true, Ordering::Release);
+        self.thread
+    }
+}
+
+/// Starts the thread.
+pub fn start(set: SetId, mut actuator: Actuator, out: UnboundedSender<Input>) -> std::io::Result<Hands> {
     let (send, queue) = mpsc::channel();
-    std::thread::Builder::new().name("actuator".into()).spawn(move || {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let thread = std::thread::Builder::new().name("actuator".into()).spawn(move || {
         for work in queue {
+            if stopped.load(Ordering::Acquire) {
+                return;
+            }
             let input = match work {
                 Work::Step(case, step) => {
                     let outcome = actuator.run(&step);
@@ -44,5 +77,5 @@ pub fn start(set: SetId, mut actuator: Actuator, out: UnboundedSender<Input>) ->
             }
         }
     })?;
-    Ok(send)
+    Ok(Hands { work: send, stop, thread })
 }

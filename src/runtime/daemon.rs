@@ -1,6 +1,6 @@
 //! The daemon's own task: the one owner of the engine. Inputs come in, effects go out.
 
-use super::actuator::{self, Work};
+use super::actuator::{self, Hands, Work};
 use super::assemble::{self, Candidate, Opened};
 use super::inputs;
 use super::storekeeper::Storekeeper;
@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
@@ -64,7 +65,7 @@ pub enum Input {
 pub(super) struct Serving {
     pub(super) main: FoundDevice,
     pub(super) spares: Vec<FoundDevice>,
-    work: mpsc::Sender<Work>,
+    hands: Hands,
     poke: mpsc::Sender<()>,
     smart_due: Millis,
 }
@@ -104,8 +105,9 @@ pub(super) struct Daemon {
     pub(super) busy: Option<SetName>,
     /// Sets that are open or being opened: whoever opens one claims it first, so that nobody opens it twice.
     pub(super) claimed: Claims,
-    /// Devices that somebody removed or took over: they stay claimed, so they are not opened again unless asked.
-    pub(super) left_alone: BTreeSet<SetId>,
+    /// Devices that somebody removed or took over: they stay claimed, so they are not opened again unless asked, and not before
+    /// the thread that wrote to their spares has ended.
+    pub(super) left_alone: BTreeMap<SetId, JoinHandle<()>>,
     pub(super) out: UnboundedSender<Input>,
     told: BTreeMap<SetId, String>,
     /// When sets without any spare are told of, once.
@@ -117,6 +119,9 @@ pub(super) struct Daemon {
 
 /// Why a set is not open whose spares are all gone.
 pub(super) const ABSENT: &str = "none of its spares is attached";
+
+/// Why a set is not opened again whose device was taken away in the middle of a write to a spare.
+const BUSY: &str = "the last I/O to its disks from before has not ended yet; when it has, “remap-guardian restore” opens it";
 
 /// Disks that come later than this after the start are late.
 const LATE_MS: u64 = 15_000;
@@ -180,7 +185,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         waiting_for_look: Vec::new(),
         busy: None,
         claimed: Claims::default(),
-        left_alone: BTreeSet::new(),
+        left_alone: BTreeMap::new(),
         out,
         told: BTreeMap::new(),
         absent_due: Some(Millis(uptime().0 + LATE_MS)),
@@ -251,8 +256,9 @@ impl Daemon {
             self.run_effect(effect);
         }
         if let Some((set, reason)) = closed {
-            self.serving.remove(&set);
-            self.left_alone.insert(set);
+            if let Some(serving) = self.serving.remove(&set) {
+                self.left_alone.insert(set, serving.hands.stop());
+            }
             self.told.insert(set, format!("{reason}; “remap-guardian restore” opens it again"));
         }
     }
@@ -279,7 +285,7 @@ impl Daemon {
 
     fn work(&self, set: SetId, work: Work) {
         if let Some(serving) = self.serving.get(&set) {
-            drop(serving.work.send(work));
+            serving.hands.give(work);
         }
     }
 
@@ -294,7 +300,7 @@ impl Daemon {
     fn reserve(&self, set: SetId, spare: u16, want: crate::model::Sectors) {
         let Some(serving) = self.serving.get(&set) else { return };
         let Some(state) = self.engine.set(set) else { return };
-        let (block, work, out) = (state.description().block(), serving.work.clone(), self.out.clone());
+        let (block, work, out) = (state.description().block(), serving.hands.sender(), self.out.clone());
         self.store.queue(move |store| match store.reserve(set, spare, want, block) {
             Ok(extents) => drop(work.send(Work::Verify(spare, extents))),
             Err(error) => {
@@ -424,6 +430,18 @@ impl Daemon {
         });
     }
 
+    /// Gives back the sets that were left alone, so that the next look opens them.
+    pub(super) fn take_up_again(&mut self) {
+        for (set, thread) in std::mem::take(&mut self.left_alone) {
+            if thread.is_finished() {
+                self.claimed.give_back(set);
+            } else {
+                self.left_alone.insert(set, thread);
+                self.told.insert(set, BUSY.into());
+            }
+        }
+    }
+
     /// Why a set is not open, if it was said.
     pub(super) fn why_not(&self, id: SetId) -> Option<&String> {
         self.told.get(&id)
@@ -433,8 +451,8 @@ impl Daemon {
         let Opened { desc, main, spares, remaps, actuator, watcher, since, adopted } = opened;
         let id = desc.id;
         let threads = actuator::start(id, actuator, self.out.clone())
-            .and_then(|work| Ok((work, watcher::start(id, watcher, since, self.settings.lease_ms, self.out.clone())?)));
-        let (work, poke) = match threads {
+            .and_then(|hands| Ok((hands, watcher::start(id, watcher, since, self.settings.lease_ms, self.out.clone())?)));
+        let (hands, poke) = match threads {
             Ok(threads) => threads,
             Err(error) => {
                 self.claimed.give_back(id);
@@ -448,7 +466,7 @@ impl Daemon {
             None => What::Restored { remaps: remaps.len() as u64 },
         };
         self.record(Entry { number: 0, at: now(), set: id, name: desc.name.clone(), what });
-        let serving = Serving { main, spares, work, poke, smart_due: uptime() };
+        let serving = Serving { main, spares, hands, poke, smart_due: uptime() };
         self.serving.insert(id, serving);
         let capacity = assemble::capacity(&desc);
         self.apply(Event::Opened { set: Box::new(desc), remaps, capacity });

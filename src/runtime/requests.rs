@@ -146,9 +146,7 @@ impl Daemon {
     }
 
     fn restore(&mut self, name: Option<SetName>, tell: Tell) {
-        for set in std::mem::take(&mut self.left_alone) {
-            self.claimed.give_back(set);
-        }
+        self.take_up_again();
         self.look();
         let (done, wait) = tokio::sync::oneshot::channel();
         self.waiting_for_look.push(done);
