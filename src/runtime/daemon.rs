@@ -26,6 +26,15 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 pub enum Input {
     /// For the engine.
     Engine(Event),
+    /// The store could not say what is free on a spare, so nothing of it can be reserved.
+    NoSpace {
+        /// The set.
+        set: SetId,
+        /// The spare.
+        spare: u16,
+        /// Why, if the allocator does not follow the spare's table.
+        not_rebuilt: Option<String>,
+    },
     /// Reserved extents were tried.
     Verified {
         /// The set.
@@ -34,6 +43,15 @@ pub enum Input {
         spare: u16,
         /// The result.
         verified: Verified,
+    },
+    /// The store can say it again.
+    Space {
+        /// The set.
+        set: SetId,
+        /// The spare.
+        spare: u16,
+        /// Sectors that are free.
+        free: Sectors,
     },
     /// Block devices came, went or changed.
     Devices,
@@ -100,7 +118,8 @@ pub(super) struct Daemon {
     pub(super) look_again: bool,
     /// A look has ended since the start: what is on the disks is known.
     pub(super) looked: bool,
-    pub(super) waiting_for_look: Vec<tokio::sync::oneshot::Sender<()>>,
+    /// Who waits for the look that is under way, and for the one after it.
+    waiting_for_look: [Vec<tokio::sync::oneshot::Sender<()>>; 2],
     /// The set that is being made: one at a time, so that no two take the same disk.
     pub(super) busy: Option<SetName>,
     /// Sets that are open or being opened: whoever opens one claims it first, so that nobody opens it twice.
@@ -114,6 +133,8 @@ pub(super) struct Daemon {
     absent_due: Option<Millis>,
     /// When sets that could not be opened are tried again.
     retry_due: Millis,
+    /// Spares of which the store could not say what is free, and when it is asked again.
+    ask_again: BTreeMap<(SetId, u16), Millis>,
     smart: inputs::Smart,
 }
 
@@ -131,6 +152,9 @@ fn uptime() -> Millis {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Millis(time.tv_sec.max(0) as u64 * 1_000 + time.tv_nsec.max(0) as u64 / 1_000_000)
 }
+
+/// How long after a failure the store is asked again.
+const ASK_MS: u64 = 60_000;
 
 /// How long after a look a complete set that could not be opened is tried again.
 const RETRY_MS: u64 = 10_000;
@@ -182,7 +206,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         looking: false,
         look_again: false,
         looked: false,
-        waiting_for_look: Vec::new(),
+        waiting_for_look: Default::default(),
         busy: None,
         claimed: Claims::default(),
         left_alone: BTreeMap::new(),
@@ -190,6 +214,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         told: BTreeMap::new(),
         absent_due: Some(Millis(uptime().0 + LATE_MS)),
         retry_due: Millis(0),
+        ask_again: BTreeMap::new(),
         smart: inputs::Smart::default(),
         settings,
     };
@@ -231,7 +256,12 @@ impl Daemon {
     fn take(&mut self, input: Input) {
         match input {
             Input::Engine(event) => self.apply(event),
+            Input::NoSpace { set, spare, not_rebuilt } => self.no_space(set, spare, not_rebuilt),
             Input::Verified { set, spare, verified } => self.verified(set, spare, verified),
+            Input::Space { set, spare, free } => {
+                self.ask_again.remove(&(set, spare));
+                self.apply(Event::Reserved { set, spare, extents: Vec::new(), free });
+            }
             Input::Devices => self.look(),
             Input::Discovered { candidates, attempts } => self.discovered(candidates, attempts),
             Input::Kernel(note) => self.note(note),
@@ -305,7 +335,7 @@ impl Daemon {
             Ok(extents) => drop(work.send(Work::Verify(spare, extents))),
             Err(error) => {
                 tracing::warn!(%error, "no spare space could be reserved");
-                drop(out.send(Input::Verified { set, spare, verified: Verified::default() }));
+                drop(out.send(Input::NoSpace { set, spare, not_rebuilt: None }));
             }
         });
     }
@@ -320,11 +350,55 @@ impl Daemon {
                     tracing::warn!(%error, "the allocator does not remember bad spare sectors");
                 }
             }
-            let free = store.usage(set, spare).map(|usage| usage.free).unwrap_or_default();
+            let usage = store.usage(set, spare);
+            if let Err(error) = &usage {
+                tracing::warn!(%error, "the free space of a spare is not known");
+                drop(out.send(Input::NoSpace { set, spare, not_rebuilt: None }));
+            }
             // What could not be tried may still become ready.
-            let free = Sectors(free.0 + untried.0);
+            let free = Sectors(usage.map(|usage| usage.free).unwrap_or_default().0 + untried.0);
             drop(out.send(Input::Engine(Event::Reserved { set, spare, extents: good, free })));
         });
+    }
+
+    /// Nothing is asked of a spare until the store has been asked again.
+    fn no_space(&mut self, set: SetId, spare: u16, not_rebuilt: Option<String>) {
+        let Some(state) = self.engine.set(set) else { return };
+        let name = state.description().name.clone();
+        let known = self.ask_again.insert((set, spare), Millis(uptime().0 + ASK_MS));
+        if let (Some(why), None) = (not_rebuilt, known) {
+            let message =
+                format!("nothing can be moved to spare {spare} until its free space is known; tried again each minute: {why}");
+            self.record(Entry { number: 0, at: now(), set, name, what: What::Alert { message } });
+        }
+        self.apply(Event::Reserved { set, spare, extents: Vec::new(), free: Sectors(0) });
+    }
+
+    /// Asks the store again what is free where it could not say.
+    fn ask_store_again(&mut self) {
+        let now = uptime();
+        let due: Vec<(SetId, u16)> = self.ask_again.iter().filter(|(_, due)| now >= **due).map(|(key, _)| *key).collect();
+        for (set, spare) in due {
+            let Some(state) = self.engine.set(set) else {
+                self.ask_again.remove(&(set, spare));
+                continue;
+            };
+            // Not before it has answered.
+            self.ask_again.insert((set, spare), Millis(now.0 + ASK_MS));
+            let (block, data) = (state.description().block(), state.description().geometry[usize::from(spare)].data);
+            let live: Vec<_> = state.remaps().filter(|remap| remap.spare == spare).copied().collect();
+            let out = self.out.clone();
+            self.store.queue(move |store| {
+                // Built only if it never was: what was handed out must not become free. As nothing was, the table has not changed.
+                let built = store.reserve(set, spare, Sectors(0), block).is_ok();
+                let rebuilt = if built { Ok(()) } else { store.rebuild(set, spare, data, &live) };
+                let input = match rebuilt.and_then(|()| store.usage(set, spare)) {
+                    Ok(usage) => Input::Space { set, spare, free: usage.free },
+                    Err(error) => Input::NoSpace { set, spare, not_rebuilt: (!built).then(|| error.to_string()) },
+                };
+                drop(out.send(input));
+            });
+        }
     }
 
     /// Appends to the history and tells the log.
@@ -337,6 +411,12 @@ impl Daemon {
                 tracing::error!(%error, "history could not be written");
             }
         });
+    }
+
+    /// Looks, and tells when a look has ended that began after this.
+    pub(super) fn look_for(&mut self, done: tokio::sync::oneshot::Sender<()>) {
+        self.waiting_for_look[usize::from(self.looking)].push(done);
+        self.look();
     }
 
     /// Looks at the disks in the background; complete sets are opened.
@@ -392,7 +472,9 @@ impl Daemon {
         for (id, reason) in waiting {
             self.not_restored(id, reason);
         }
-        for waiting in self.waiting_for_look.drain(..) {
+        let [now, next] = std::mem::take(&mut self.waiting_for_look);
+        self.waiting_for_look[0] = next;
+        for waiting in now {
             let _ = waiting.send(());
         }
         if std::mem::take(&mut self.look_again) {
@@ -474,7 +556,7 @@ impl Daemon {
 
     /// Brings registry and allocator in line with the spares, which are the truth.
     fn rebuild(&self, desc: &crate::model::SetDescription, remaps: &[crate::model::Remap]) {
-        let (desc, remaps, keeper) = (desc.clone(), remaps.to_vec(), self.store.clone());
+        let (desc, remaps, keeper, out) = (desc.clone(), remaps.to_vec(), self.store.clone(), self.out.clone());
         self.store.queue(move |store| {
             if let Some(kept) = keeper.was_set_aside() {
                 let message = format!(
@@ -487,14 +569,14 @@ impl Daemon {
                 }
             }
             let spares = desc.geometry.iter().enumerate().map(|(index, geometry)| (index as u16, geometry.data));
-            let rebuilt = store.put_set(&desc).and_then(|()| {
-                spares.into_iter().try_for_each(|(spare, data)| {
-                    let live: Vec<_> = remaps.iter().filter(|remap| remap.spare == spare).copied().collect();
-                    store.rebuild(desc.id, spare, data, &live)
-                })
-            });
-            if let Err(error) = rebuilt {
-                tracing::error!(%error, "the allocator could not be rebuilt: nothing will be remapped");
+            if let Err(error) = store.put_set(&desc) {
+                tracing::error!(%error, "the registry lacks a set until it is opened again");
+            }
+            for (spare, data) in spares {
+                let live: Vec<_> = remaps.iter().filter(|remap| remap.spare == spare).copied().collect();
+                if let Err(error) = store.rebuild(desc.id, spare, data, &live) {
+                    drop(out.send(Input::NoSpace { set: desc.id, spare, not_rebuilt: Some(error.to_string()) }));
+                }
             }
         });
     }
@@ -507,6 +589,7 @@ impl Daemon {
             self.absent_due = None;
             self.tell_of_absent();
         }
+        self.ask_store_again();
         if now >= self.retry_due && !self.looking {
             self.retry_due = Millis(now.0 + RETRY_MS);
             let unopened = |(id, found): (&SetId, &Candidate)| found.complete().is_ok() && !self.claimed.is_claimed(*id);

@@ -147,9 +147,8 @@ impl Daemon {
 
     fn restore(&mut self, name: Option<SetName>, tell: Tell) {
         self.take_up_again();
-        self.look();
         let (done, wait) = tokio::sync::oneshot::channel();
-        self.waiting_for_look.push(done);
+        self.look_for(done);
         let out = self.out.clone();
         // Asked again when the look is over, as a plain status.
         tokio::spawn(async move {
