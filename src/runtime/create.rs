@@ -184,7 +184,7 @@ fn stranger(device: &FoundDevice, known: &[SetDescription], found: &[FoundDevice
     match known.iter().find(|desc| std::iter::once(&desc.main).chain(&desc.spares).any(shares)) {
         Some(desc) => Err(Reason::new(
             format!("{} belongs to the set “{}” already, wholly or in part", device.node.display(), desc.name),
-            format!("remap-guardian status {}; to give the set up: wipefs --all on its spares", desc.name),
+            format!("remap-guardian status {}; to give the set up: remap-guardian forget {}", desc.name, desc.name),
         )),
         None => Ok(()),
     }
@@ -216,6 +216,16 @@ fn recognisable(device: &FoundDevice) -> Result<(), Reason> {
 
 fn blank(spare: &FoundDevice, overwrite: bool) -> Result<(), Reason> {
     let signature = signature::signature(&spare.node).map_err(|error| Reason::from(error.to_string()))?;
+    if !overwrite && signature::holds_spare(&spare.node).is_ok_and(|holds| holds) {
+        return Err(Reason::new(
+            format!(
+                "{} ({}) holds an unfinished or damaged spare of remap-guardian",
+                spare.node.display(),
+                words(&spare.identity)
+            ),
+            "if nothing on it is needed: repeat with --overwrite-spare",
+        ));
+    }
     match signature {
         Some(what) if !overwrite => Err(Reason::new(
             format!("{} ({}) is not blank: it holds {what}", spare.node.display(), words(&spare.identity)),

@@ -10,7 +10,7 @@ use crate::config::Settings;
 use crate::control::{self, Reason};
 use crate::edge::{ExtentState, FoundDevice};
 use crate::engine::{Effect, Engine, Event};
-use crate::model::{Entry, Extent, Member, Millis, Sectors, SetId, SetName, What};
+use crate::model::{Entry, Extent, Member, Millis, Sectors, SetDescription, SetId, SetName, What};
 use crate::policy;
 use crate::sources::kmsg_text::KernelNote;
 use anyhow::Context;
@@ -70,6 +70,15 @@ pub enum Input {
     Smart(inputs::Sample),
     /// A request on the control socket.
     Asked(control::server::Asked),
+    /// `forget` has ended.
+    Forgotten {
+        /// The set, if it was given up, and the spares that are blank now.
+        given_up: Option<(SetDescription, Vec<String>)>,
+        /// The answer.
+        answer: Result<serde_json::Value, Reason>,
+        /// Who asked.
+        tell: tokio::sync::oneshot::Sender<Result<serde_json::Value, Reason>>,
+    },
     /// `create` has ended.
     Created {
         /// The new set, open.
@@ -275,6 +284,13 @@ impl Daemon {
                 self.apply(event);
             }
             Input::Asked((request, tell)) => self.answer(request, tell),
+            Input::Forgotten { given_up, answer, tell } => {
+                self.busy = None;
+                if let Some((desc, wiped)) = given_up {
+                    self.forgotten(desc, wiped);
+                }
+                drop(tell.send(answer));
+            }
             Input::Created { opened, tell } => self.created(opened, tell),
         }
     }
@@ -510,6 +526,16 @@ impl Daemon {
                 }
             }
         });
+    }
+
+    fn forgotten(&mut self, desc: SetDescription, wiped: Vec<String>) {
+        self.candidates.remove(&desc.id);
+        self.told.remove(&desc.id);
+        if self.left_alone.remove(&desc.id).is_some() {
+            self.claimed.give_back(desc.id);
+        }
+        self.record(Entry { number: 0, at: now(), set: desc.id, name: desc.name, what: What::Forgotten { wiped } });
+        self.look();
     }
 
     /// Gives back the sets that were left alone, so that the next look opens them.

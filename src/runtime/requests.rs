@@ -3,12 +3,15 @@
 use super::assemble::{self, words};
 use super::create::{self, Wish};
 use super::daemon::{ABSENT, Claims, Daemon, Input, now};
+use super::forget;
 use super::inputs;
+use super::storekeeper::Storekeeper;
 use crate::control::{HistoryReport, Reason, Request, Said, SetReport, StatusReport};
 use crate::edge::FoundDevice;
 use crate::engine::Event;
 use crate::model::{Entry, Extent, SetDescription, SetId, SetName, What};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use tokio::sync::oneshot::{Receiver, Sender};
 
 type Tell = Sender<Result<Value, Reason>>;
@@ -38,6 +41,7 @@ impl Daemon {
                 self.create(Wish { name, main, spares, overwrite_spare }, tell);
             }
             Request::Restore { name } => self.restore(name, tell),
+            Request::Forget { name, sure } => self.forget(name, sure, tell),
             Request::Remap { name, extent } => drop(tell.send(self.remap(&name, extent))),
         }
     }
@@ -156,7 +160,7 @@ impl Daemon {
             let (status_tell, status) = tokio::sync::oneshot::channel();
             drop(out.send(Input::Asked((Request::Status { name: name.clone() }, status_tell))));
             let answer = match status.await {
-                Ok(Ok(report)) => restored(report),
+                Ok(Ok(report)) => restored(report, name.is_some()),
                 Ok(Err(reason)) => Err(reason),
                 Err(_) => Err(Reason::from("the daemon is stopping".to_string())),
             };
@@ -181,6 +185,42 @@ impl Daemon {
             });
             let opened = made.await.unwrap_or_else(|error| Err(Reason::from(error.to_string())));
             drop(out.send(Input::Created { opened, tell }));
+        });
+    }
+
+    fn forget(&mut self, name: SetName, sure: bool, tell: Tell) {
+        if let Err(reason) = self.begin(&name) {
+            drop(tell.send(Err(reason)));
+            return;
+        }
+        // Closed sets stay claimed, so that nobody opens them; those whose writer may still be at work are not touched.
+        let idle: BTreeSet<SetId> =
+            self.left_alone.iter().filter(|(_, thread)| thread.is_finished()).map(|(id, _)| *id).collect();
+        let (settings, out, store) = (self.settings.clone(), self.out.clone(), self.store.clone());
+        let claimed = self.claimed.clone();
+        let mut known: Vec<_> = self.candidates.values().map(|candidate| candidate.desc.clone()).collect();
+        let registry = self.registry();
+        tokio::spawn(async move {
+            let registry = registry.await.unwrap_or_else(|_| Err(Reason::from("the daemon is stopping".to_string())));
+            let done = tokio::task::spawn_blocking(move || {
+                known.extend(registry?);
+                let desc = forget::choose(&name, known)?;
+                let claimed_here = claimed.claim(desc.id);
+                if !claimed_here && !idle.contains(&desc.id) {
+                    return Err(forget::open(desc.name.as_str()));
+                }
+                let done = give_up(&desc, sure, &settings, &store);
+                if claimed_here {
+                    claimed.give_back(desc.id);
+                }
+                done.map(|(lines, wiped)| (wiped.map(|wiped| (desc, wiped)), lines))
+            });
+            let done = done.await.unwrap_or_else(|error| Err(Reason::from(error.to_string())));
+            let (given_up, answer) = match done {
+                Ok((given_up, lines)) => (given_up, say(lines)),
+                Err(reason) => (None, Err(reason)),
+            };
+            drop(out.send(Input::Forgotten { given_up, answer, tell }));
         });
     }
 
@@ -242,6 +282,39 @@ impl Daemon {
     }
 }
 
+/// Lines for people; and the spares that are blank now, if it was done.
+fn give_up(
+    desc: &SetDescription,
+    sure: bool,
+    settings: &crate::config::Settings,
+    store: &Storekeeper,
+) -> Result<(Vec<String>, Option<Vec<String>>), Reason> {
+    forget::closed(desc)?;
+    let devices =
+        inputs::devices(settings).map_err(|error| Reason::from(format!("the block devices cannot be listed: {error}")))?;
+    let spares = forget::attached(desc.id, &devices);
+    let missing = desc.spares.len().saturating_sub(spares.len());
+    let later = (missing > 0).then(|| {
+        format!("{missing} of its spares are not attached: attached again they speak of “{}” again; forget it then", desc.name)
+    });
+    if !sure {
+        let wipe = |spare: &forget::Attached| format!("would make {} blank; it holds {}", spare.words(), spare.holds(desc));
+        let last = [
+            format!("would remove “{}” ({}) from what is known; main and the history stay as they are", desc.name, desc.id),
+            "nothing was done; to do it, repeat with --yes".to_string(),
+        ];
+        return Ok((spares.iter().map(wipe).chain(later).chain(last).collect(), None));
+    }
+    let wiped = forget::wipe(&spares)?;
+    let (tell, told) = std::sync::mpsc::channel();
+    let id = desc.id;
+    store.queue(move |store| drop(tell.send(store.remove_set(id))));
+    let removed = told.recv().map_err(|_| Reason::from("the daemon is stopping".to_string()))?;
+    removed.map_err(|error| Reason::new(format!("the spares are blank, but the registry is not: {error}"), "repeat it"))?;
+    let done = wiped.iter().map(|spare| format!("{spare} is blank"));
+    Ok((done.chain(later).chain([format!("“{}” is forgotten", desc.name)]).collect(), Some(wiped)))
+}
+
 /// Checks, writes, opens. What was written is taken back if the device cannot be opened.
 fn make(
     wish: &Wish,
@@ -280,11 +353,13 @@ fn write_and_open(
     })
 }
 
-fn restored(report: Value) -> Result<Value, Reason> {
-    let report: StatusReport = serde_json::from_value(report).map_err(|error| Reason::from(error.to_string()))?;
+/// Sets without any spare here are no concern of those who ask for all.
+fn restored(report: Value, named: bool) -> Result<Value, Reason> {
+    let mut report: StatusReport = serde_json::from_value(report).map_err(|error| Reason::from(error.to_string()))?;
+    report.sets.retain(|set| named || set.state != ABSENT);
     let closed: Vec<&SetReport> = report.sets.iter().filter(|set| set.state != "open").collect();
     if let Some(set) = closed.first() {
-        let hint = "attach what is missing and repeat; remap-guardian status shows every set";
+        let hint = "attach what is missing and repeat; remap-guardian status shows every set, forget gives one up";
         return Err(Reason::new(format!("“{}” is not open: {}", set.name, set.state), hint));
     }
     if report.sets.is_empty() {
