@@ -37,8 +37,8 @@ pub enum ActivateError {
     NoDeviceMapper(String),
     /// The target's module is not there.
     #[error(
-        "the kernel module {MODULE} is not installed for kernel {kernel}: {why}. Install the package remap-guardian-dkms \
-         and the headers of this kernel, or run “make -C kmod install”, then try again"
+        "the kernel module {MODULE} is not installed for kernel {kernel}: {why}. With the headers of this kernel, run \
+         “make build && sudo make install” in the source tree, or give kmod/ with its dkms.conf to dkms; then try again"
     )]
     NoTarget {
         /// Running kernel.
@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn a_missing_module_says_what_to_do() {
         let error = ActivateError::NoTarget { kernel: "6.1.0".into(), why: "not found".into() }.to_string();
-        assert!(error.contains("6.1.0") && error.contains("Install"), "{error}");
+        assert!(error.contains("6.1.0") && error.contains("make build"), "{error}");
     }
 
     #[test]

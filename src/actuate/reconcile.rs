@@ -84,12 +84,15 @@ fn reconcile(target: &dyn Target, truth: &[Remap], closed: bool) -> Result<Vec<S
     let fences = target.fences().map_err(text)?;
     for remap in &missing {
         let left = fences.iter().find(|fence| fence.extent.covers(&remap.main)).map(|fence| (fence.id, fence.state));
-        let fence = match left {
-            Some((id, FenceState::Sealed | FenceState::Failed)) => id,
-            other => seal_anew(target, remap.main, other.map(|(id, _)| id)).map_err(text)?,
+        let (fence, since) = match left {
+            Some((id, FenceState::Sealed | FenceState::Failed)) => (id, ""),
+            other => {
+                let id = seal_anew(target, remap.main, other.map(|(id, _)| id)).map_err(text)?;
+                (id, "; no fence had kept writes away meanwhile, so those since the record may be on main only")
+            }
         };
         target.add_remap(remap, Some(fence)).map_err(text)?;
-        mended.push(format!("main sectors {} were recorded on the spare but not yet mapped: mapped now", remap.main));
+        mended.push(format!("main sectors {} were recorded on the spare but not yet mapped: mapped now{since}", remap.main));
     }
     for fence in target.fences().map_err(text)? {
         // Its remap was never recorded, and the whole table was read: the outcome is known.

@@ -73,7 +73,7 @@ pub enum NoHeader {
         found: u32,
     },
     /// Making it a spare was begun and not finished; it holds nothing.
-    #[error("making it a spare of “{name}” was not finished; run create again")]
+    #[error("making it a spare of “{name}” was not finished, and it holds nothing: repeat create with --overwrite-spare")]
     Unfinished {
         /// Name of the set.
         name: String,

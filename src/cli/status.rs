@@ -141,7 +141,7 @@ fn show_one(set: &SetReport, out: &mut impl Write) -> std::io::Result<()> {
             rows.add_row([format!("  cure {}", case.id), format!("sectors {}, {}{trouble}", case.extent, case.stage)]);
         }
         for remap in status.remaps.iter().take(20) {
-            let marks = if remap.flags.marked { ", some sectors lost until rewritten" } else { "" };
+            let marks = if remap.flags.marked { ", may hold lost sectors until rewritten" } else { "" };
             let words = format!("main {} → spare {} at {}{marks}", remap.main, remap.spare, remap.at);
             rows.add_row(["  remap".to_string(), words]);
         }
