@@ -137,7 +137,15 @@ pub fn open(candidate: &Candidate, settings: &Settings) -> Result<Opened, String
     }
     // All that can fail without the device comes before it.
     let main_io = open_member(&main)?;
-    let nodes = spares.iter().map(|spare| Ok((spare.node.display().to_string(), Box::new(open_member(spare)?) as _)));
+    let nodes = spares.iter().zip(0..).map(|(spare, index)| {
+        let io = open_member(spare)?;
+        let name = spare.node.display().to_string();
+        // The set may have been given up since its header was read.
+        match read_header(&io) {
+            Ok(found) if (found.header.set.id, found.header.spare) == (desc.id, index) => Ok((name, Box::new(io) as _)),
+            _ => Err(format!("{name} is not spare {index} of this set any more")),
+        }
+    });
     let (mut open_spares, remaps) = reconcile::open_tables(&desc, nodes.collect::<Result<_, String>>()?)?;
     let fresh = make_device(&desc, &main, &spares, settings)?;
     let taken = take_device(&desc, &remaps, fresh);

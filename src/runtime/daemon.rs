@@ -302,6 +302,7 @@ impl Daemon {
             self.run_effect(effect);
         }
         if let Some((set, reason)) = closed {
+            self.ask_again.retain(|(of, _), _| *of != set);
             if let Some(serving) = self.serving.remove(&set) {
                 self.left_alone.insert(set, serving.hands.stop());
             }
