@@ -201,8 +201,9 @@ fn only_one(run_dir: &Path) -> anyhow::Result<()> {
 
 /// Runs until a signal asks to stop.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
-    only_one(&settings.run_dir)?;
     let policy = policy::load(&settings.policy, &settings.policy_dirs).context("the policy cannot be used")?;
+    // Before anything is opened for good.
+    only_one(&settings.run_dir)?;
     let listener = control::server::bind(&settings.socket()).context("the control socket cannot be opened")?;
     let (store, store_thread) = Storekeeper::start(settings.store())?;
     let (out, mut inputs) = tokio::sync::mpsc::unbounded_channel();
