@@ -33,7 +33,7 @@ pub fn open_tables(
             tracing::warn!(spare = name, %error, "table blocks have only one good copy");
         }
         remaps.extend(table.remaps().copied());
-        open.push(OpenSpare::new(io, table));
+        open.push(OpenSpare { io, table });
     }
     remaps.sort_by_key(|remap: &Remap| remap.main.start());
     match remaps.windows(2).find(|pair| pair[0].main.overlaps(&pair[1].main)) {

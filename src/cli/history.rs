@@ -105,10 +105,12 @@ pub fn sentence(what: &What) -> String {
         }
         What::NotRestored { reason } => format!("NOT opened: {reason}"),
         What::Remapped { remap, saved, lost, class, took_ms, .. } => {
-            let kept = match (saved.0, lost.len()) {
-                (_, 0) => "everything on it was saved".to_string(),
-                (0, _) => "nothing on it could be read".to_string(),
-                (saved, _) => format!("{saved} of its {} sectors were saved", remap.main.len()),
+            let brought = remap.main.len().0.saturating_sub(saved.0 + lost.len() as u64);
+            let kept = match (saved.0, lost.len(), brought) {
+                (_, 0, 0) => "everything on it was saved".to_string(),
+                (0, 0, _) => "the write brought all of it".to_string(),
+                (saved, 0, _) => format!("the write brought some of it, the other {saved} sectors were saved"),
+                (saved, lost, _) => format!("{saved} sectors were saved, {lost} were lost"),
             };
             let cause = if *class == ErrorClass::Other { "on request".into() } else { format!("after a failed write ({class})") };
             format!(
@@ -139,7 +141,7 @@ fn details(what: &What) -> Vec<String> {
         What::Remapped { lost, decision, evidence, .. } => {
             lines.push(format!("why: {} ({})", decision.reason, decision.rule));
             if !lost.is_empty() {
-                lines.push(format!("lost unless the write brought them: {}", list(lost)));
+                lines.push(format!("lost until written again: {}", list(lost)));
             }
             lines.extend(evidence.iter().map(|line| format!("evidence: {line}")));
         }

@@ -1,6 +1,8 @@
 //! From disks to an open device: finds sets by what is written on their spares, checks every member,
 //! loads the table, opens. Never opens a device whose table is not known completely (S4, S8).
 
+use crate::actuate::impatient::ImpatientDevice;
+use crate::actuate::probe::Prober;
 use crate::actuate::steps::Actuator;
 use crate::actuate::target::DmTarget;
 use crate::actuate::target_text::Bounds;
@@ -114,6 +116,8 @@ pub struct Opened {
     pub remaps: Vec<Remap>,
     /// For the actuator's thread.
     pub actuator: Actuator,
+    /// For the prober's thread.
+    pub prober: Prober,
     /// For the watcher's thread.
     pub watcher: Box<dyn Target>,
     /// First error record to look at.
@@ -130,20 +134,25 @@ pub fn open(candidate: &Candidate, settings: &Settings) -> Result<Opened, String
     let spares: Vec<FoundDevice> = candidate.spares.values().cloned().collect();
     let (open_spares, remaps) = reconcile::open_tables(&desc, open_nodes(&spares)?)?;
     let (target, adopted, since) = take_device(&desc, &main, &spares, &remaps, settings)?;
-    let main_io = DirectDevice::open(&main.node, Access::WRITE).map_err(|error| error.to_string())?;
+    let main_io = ImpatientDevice::new(open_direct(&main)?, open_direct(&main)?).map_err(|error| error.to_string())?;
     let watcher = Box::new(target.share().map_err(|error| error.to_string())?);
+    // Handles of its own: a slow read here must not make a cure wait.
+    let prober = Prober::new(&desc, open_node(&main)?, spares.iter().map(open_node).collect::<Result<_, _>>()?);
     let actuator = Actuator::new(&desc, Box::new(target), Box::new(main_io), open_spares);
-    Ok(Opened { desc, main, spares, remaps, actuator, watcher, since, adopted })
+    Ok(Opened { desc, main, spares, remaps, actuator, prober, watcher, since, adopted })
 }
 
-/// Opens the nodes of the spares.
+fn open_direct(device: &FoundDevice) -> Result<DirectDevice, String> {
+    DirectDevice::open(&device.node, Access::WRITE).map_err(|error| format!("{}: {error}", device.node.display()))
+}
+
+fn open_node(device: &FoundDevice) -> Result<Box<dyn BlockIo>, String> {
+    Ok(Box::new(open_direct(device)?))
+}
+
+/// Opens the nodes of the spares, with names for messages.
 fn open_nodes(spares: &[FoundDevice]) -> Result<Vec<(String, Box<dyn BlockIo>)>, String> {
-    let open = |spare: &FoundDevice| {
-        let name = spare.node.display().to_string();
-        let io = DirectDevice::open(&spare.node, Access::WRITE).map_err(|error| format!("{name}: {error}"))?;
-        Ok((name, Box::new(io) as Box<dyn BlockIo>))
-    };
-    spares.iter().map(open).collect()
+    spares.iter().map(|spare| Ok((spare.node.display().to_string(), open_node(spare)?))).collect()
 }
 
 type Taken = (DmTarget, Option<Vec<String>>, u64);

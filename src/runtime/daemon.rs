@@ -1,16 +1,16 @@
 //! The daemon's own task: the one owner of the engine. Inputs come in, effects go out.
 
-use super::actuator::{self, Work};
+use super::actuator::{self, Cure, Trial, Workers};
 use super::assemble::{self, Candidate, Opened};
 use super::inputs;
 use super::storekeeper::Storekeeper;
 use super::watcher;
-use crate::actuate::steps::Verified;
+use crate::actuate::probe::Verified;
 use crate::config::Settings;
 use crate::control::{self, Reason};
 use crate::edge::{ExtentState, FoundDevice};
 use crate::engine::{Effect, Engine, Event};
-use crate::model::{Entry, Extent, Member, Millis, Sectors, SetId, SetName, What};
+use crate::model::{Entry, Extent, Member, Millis, SetId, SetName, What};
 use crate::policy;
 use crate::sources::kmsg_text::KernelNote;
 use anyhow::Context;
@@ -64,7 +64,7 @@ pub enum Input {
 pub(super) struct Serving {
     pub(super) main: FoundDevice,
     pub(super) spares: Vec<FoundDevice>,
-    work: mpsc::Sender<Work>,
+    workers: Workers,
     poke: mpsc::Sender<()>,
     smart_due: Millis,
 }
@@ -212,8 +212,13 @@ impl Daemon {
 
     fn run_effect(&mut self, effect: Effect) {
         match effect {
-            Effect::Step { set, case, step } => self.work(set, Work::Step(case, step)),
-            Effect::Retry { set, extent } => self.work(set, Work::Retry(extent)),
+            Effect::Step { set, case, step } => self.cure(set, Cure::Step(case, step)),
+            Effect::Probe { set, case, extent } => {
+                if let Some(serving) = self.serving.get(&set) {
+                    drop(serving.workers.trials.send(Trial::Probe(case, extent)));
+                }
+            }
+            Effect::Retry { set, extent } => self.cure(set, Cure::Retry(extent)),
             Effect::Reserve { set, spare, want } => self.reserve(set, spare, want),
             Effect::MarkInUse { set, remap } => {
                 let state = ExtentState::InUse { main: remap.main.start() };
@@ -230,9 +235,9 @@ impl Daemon {
         }
     }
 
-    fn work(&self, set: SetId, work: Work) {
+    fn cure(&self, set: SetId, cure: Cure) {
         if let Some(serving) = self.serving.get(&set) {
-            drop(serving.work.send(work));
+            drop(serving.workers.cures.send(cure));
         }
     }
 
@@ -247,9 +252,9 @@ impl Daemon {
     fn reserve(&self, set: SetId, spare: u16, want: crate::model::Sectors) {
         let Some(serving) = self.serving.get(&set) else { return };
         let Some(state) = self.engine.set(set) else { return };
-        let (block, work, out) = (state.description().block(), serving.work.clone(), self.out.clone());
+        let (block, trials, out) = (state.description().block(), serving.workers.trials.clone(), self.out.clone());
         self.store.queue(move |store| match store.reserve(set, spare, want, block) {
-            Ok(extents) => drop(work.send(Work::Verify(spare, extents))),
+            Ok(extents) => drop(trials.send(Trial::Verify(spare, extents))),
             Err(error) => {
                 tracing::warn!(%error, "no spare space could be reserved");
                 drop(out.send(Input::Verified { set, spare, verified: Verified::default() }));
@@ -269,8 +274,7 @@ impl Daemon {
             }
             let free = store.usage(set, spare).map(|usage| usage.free).unwrap_or_default();
             // What could not be tried may still become ready.
-            let free = Sectors(free.0 + untried.0);
-            drop(out.send(Input::Engine(Event::Reserved { set, spare, extents: good, free })));
+            drop(out.send(Input::Engine(Event::Reserved { set, spare, extents: good, free, untried })));
         });
     }
 
@@ -380,11 +384,11 @@ impl Daemon {
     }
 
     pub(super) fn start_serving(&mut self, opened: Opened) {
-        let Opened { desc, main, spares, remaps, actuator, watcher, since, adopted } = opened;
+        let Opened { desc, main, spares, remaps, actuator, prober, watcher, since, adopted } = opened;
         let id = desc.id;
-        let threads = actuator::start(id, actuator, self.out.clone())
-            .and_then(|work| Ok((work, watcher::start(id, watcher, since, self.settings.lease_ms, self.out.clone())?)));
-        let (work, poke) = match threads {
+        let threads = actuator::start(id, actuator, prober, self.out.clone())
+            .and_then(|workers| Ok((workers, watcher::start(id, watcher, since, self.settings.lease_ms, self.out.clone())?)));
+        let (workers, poke) = match threads {
             Ok(threads) => threads,
             Err(error) => {
                 self.claimed.give_back(id);
@@ -398,7 +402,7 @@ impl Daemon {
             None => What::Restored { remaps: remaps.len() as u64 },
         };
         self.record(Entry { number: 0, at: now(), set: id, name: desc.name.clone(), what });
-        let serving = Serving { main, spares, work, poke, smart_due: now() };
+        let serving = Serving { main, spares, workers, poke, smart_due: now() };
         self.serving.insert(id, serving);
         let capacity = assemble::capacity(&desc);
         self.apply(Event::Opened { set: Box::new(desc), remaps, capacity });
