@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Lines of the log that a failure shows.
-const LOG_LINES: usize = 200;
+const LOG_LINES: usize = 3000;
 
 /// How the daemon ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,6 +201,7 @@ impl Machine {
         self.oracle.sent(kernel.next_id(), sent);
         kernel.submit(&mut self.drives, request);
         self.judge();
+        self.oracle.waits();
     }
 
     /// A disk gets worse.
