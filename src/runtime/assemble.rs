@@ -137,7 +137,7 @@ pub fn open(candidate: &Candidate, settings: &Settings) -> Result<Opened, String
 }
 
 /// Opens the nodes of the spares.
-fn open_nodes(spares: &[FoundDevice]) -> Result<Vec<(String, Box<dyn BlockIo>)>, String> {
+fn open_nodes(spares: &[FoundDevice]) -> Result<Vec<reconcile::NamedIo>, String> {
     let open = |spare: &FoundDevice| {
         let name = spare.node.display().to_string();
         let io = DirectDevice::open(&spare.node, Access::WRITE).map_err(|error| format!("{name}: {error}"))?;

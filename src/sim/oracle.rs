@@ -11,6 +11,7 @@
 //! |---|---|---|
 //! | a write is sent | may have happened: add it | add it |
 //! | it succeeds | only it | add it; only it where it was forced to the medium (FUA, or a held write that was re-driven) |
+//! | it succeeds after it waited | also *lost* if that was possible, or all if a flush failed meanwhile; not where it was forced | as above |
 //! | it fails | stays: the old content or the new one | stays |
 //! | a flush succeeds | – | of sectors without a write under way: `now` |
 //! | a flush fails | add `durable` | add `now` |
@@ -52,6 +53,8 @@ pub(super) struct Oracle {
     sent: BTreeMap<u64, Sent>,
     /// For each read that waits, what its sectors could say when it was sent: a part of it may have been read then.
     before: BTreeMap<u64, Vec<Vec<u64>>>,
+    /// Writes during which a flush failed: what was written of them by then may be gone.
+    flush_failed: BTreeSet<u64>,
     /// The request that is being sent: if it ends now, it never waited.
     sending: Option<u64>,
     next_version: u64,
@@ -70,6 +73,7 @@ impl Oracle {
             dirty: BTreeSet::new(),
             sent: BTreeMap::new(),
             before: BTreeMap::new(),
+            flush_failed: BTreeSet::new(),
             sending: None,
             next_version: 2,
             reads: 0,
@@ -134,12 +138,17 @@ impl Oracle {
                     self.write_errors += 1;
                     return Ok(());
                 }
+                let (waited, flush_failed) = (self.sending != Some(end.id), self.flush_failed.remove(&end.id));
                 let forced = |sector: u64| fua || end.forced.iter().any(|&(at, len)| (at..at + len).contains(&sector));
                 for sector in start..start + len {
                     let known = &mut self.sectors[sector as usize];
+                    if !forced(sector) && flush_failed {
+                        continue;
+                    }
+                    // A medium that took a part of the write and does not give it back may have been salvaged meanwhile.
+                    let lost = unreadable(sector) || (waited && !forced(sector) && known.now.contains(&LOST));
                     known.now = vec![version];
-                    let lost = unreadable(sector).then_some(LOST);
-                    add(&mut known.now, lost);
+                    add(&mut known.now, lost.then_some(LOST));
                     if forced(sector) {
                         known.durable.clone_from(&known.now);
                         self.dirty.remove(&sector);
@@ -201,6 +210,9 @@ impl Oracle {
     }
 
     fn flush_ended(&mut self, ok: bool) {
+        if !ok {
+            self.flush_failed.extend(self.sent.keys());
+        }
         for sector in std::mem::take(&mut self.dirty) {
             let writing = self.busy(sector, 1, false);
             let known = &mut self.sectors[sector as usize];
@@ -228,6 +240,7 @@ impl Oracle {
     pub fn power_cut(&mut self) {
         self.sent.clear();
         self.before.clear();
+        self.flush_failed.clear();
         self.dirty.clear();
         for known in &mut self.sectors {
             known.now.clone_from(&known.durable);
