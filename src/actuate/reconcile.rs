@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 /// How long the first lease of a device that is taken over lasts, ms.
 const FIRST_LEASE_MS: u64 = 5_000;
 
+/// A spare's device, with a name for messages.
+pub type NamedIo = (String, Box<dyn BlockIo>);
+
 /// What loading a table came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
@@ -19,11 +22,8 @@ pub struct Loaded {
     pub next_error: u64,
 }
 
-/// Reads the whole table of every spare, in their order, from the medium. Spares come with a name for messages.
-pub fn open_tables(
-    desc: &SetDescription,
-    spares: Vec<(String, Box<dyn BlockIo>)>,
-) -> Result<(Vec<OpenSpare>, Vec<Remap>), String> {
+/// Reads the whole table of every spare, in their order, from the medium.
+pub fn open_tables(desc: &SetDescription, spares: Vec<NamedIo>) -> Result<(Vec<OpenSpare>, Vec<Remap>), String> {
     let mut open = Vec::new();
     let mut remaps = Vec::new();
     for (index, (name, io)) in spares.into_iter().enumerate() {

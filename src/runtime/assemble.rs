@@ -151,7 +151,7 @@ fn open_node(device: &FoundDevice) -> Result<Box<dyn BlockIo>, String> {
 }
 
 /// Opens the nodes of the spares, with names for messages.
-fn open_nodes(spares: &[FoundDevice]) -> Result<Vec<(String, Box<dyn BlockIo>)>, String> {
+fn open_nodes(spares: &[FoundDevice]) -> Result<Vec<reconcile::NamedIo>, String> {
     spares.iter().map(|spare| Ok((spare.node.display().to_string(), open_node(spare)?))).collect()
 }
 

@@ -8,7 +8,7 @@ use super::target::SimTarget;
 use crate::actuate::probe::{Prober, Verified};
 use crate::actuate::steps::Actuator;
 use crate::actuate::{read_header, reconcile};
-use crate::edge::{BlockIo, ExtentState, Store, Target};
+use crate::edge::{ExtentState, Store, Target};
 use crate::engine::{CaseId, Effect, Engine, Event, Outcome, Step};
 use crate::model::{Extent, Member, Millis, Remap, Sectors, SetId};
 use crate::policy::Policy;
@@ -68,7 +68,7 @@ impl Daemon {
             machine.doing = "start";
             (machine.life, machine.desc.clone())
         };
-        let mut spares: Vec<(String, Box<dyn BlockIo>)> = Vec::new();
+        let mut spares: Vec<reconcile::NamedIo> = Vec::new();
         for index in 0..desc.spares.len() {
             let io = SimIo::open(shared, life, index + 1);
             let found = read_header(&io).map_err(|error| error.to_string())?.header;
