@@ -8,6 +8,7 @@ use super::target::SimTarget;
 use crate::actuate::probe::{Prober, Verified};
 use crate::actuate::steps::Actuator;
 use crate::actuate::{read_header, reconcile};
+use crate::edge::BlockIo;
 use crate::edge::{ExtentState, Store, Target};
 use crate::engine::{CaseId, Effect, Engine, Event, Outcome, Step};
 use crate::model::{Extent, Member, Millis, Remap, Sectors, SetId};
