@@ -137,6 +137,9 @@ static struct remap_device *device_new(struct remap_target *rt,
 	mutex_init(&rd->ctl);
 	mutex_init(&rd->live_lock);
 	spin_lock_init(&rd->lock);
+	spin_lock_init(&rd->flush_lock);
+	/* Who knows what was written, through an earlier device of the same members. */
+	rd->dirty = ~0UL;
 	INIT_WORK(&rd->drain, remap_drain_work);
 	INIT_WORK(&rd->event, event_work);
 	INIT_DELAYED_WORK(&rd->bounds, bounds_work);

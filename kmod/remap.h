@@ -11,6 +11,7 @@
  *   live_lock  (mutex)    live_ti, only for raising events
  *   lock       (spinlock) fences, waiting and held I/O, lease, deadlines
  *   ring.lock  (spinlock) the error ring; taken from end_io, in any context
+ *   flush_lock (spinlock) flushes under way; likewise
  * The map path takes none of them unless its I/O has to wait.
  */
 #ifndef REMAP_H
@@ -119,6 +120,9 @@ struct remap_device {
 	unsigned int epoch;
 	bool gated;		/* some I/O may have to wait or fail */
 	unsigned long dirty;	/* bit n: spare n was written since its last flush */
+
+	spinlock_t flush_lock;
+	unsigned int flushing[REMAP_MAX_SPARES];	/* flushes under way */
 
 	struct mutex ctl;
 	bool owned;		/* ctl */
@@ -306,6 +310,10 @@ void remap_hold_suspend(struct remap_target *rt, bool noflush);
 void remap_abandon(struct remap_target *rt);
 enum hold remap_wait(struct remap_io *io, u64 sector, u32 len);
 void remap_kick(struct remap_device *rd);
+
+/* flush.c */
+int remap_flush_map(struct remap_io *io, struct bio *bio);
+void remap_flush_done(struct remap_io *io, struct bio *bio, blk_status_t status);
 
 /* drive.c */
 void remap_drive(struct remap_io *io, const struct bvec_iter *iter,

@@ -16,21 +16,6 @@ MODULE_PARM_DESC(debug, "Log each failed write that is narrowed");
 
 struct workqueue_struct *remap_ctl_wq;
 
-/* A spare that nothing was written to since its last flush needs none. */
-static int map_flush(struct remap_target *rt, struct remap_io *io, struct bio *bio)
-{
-	unsigned int member = dm_bio_get_target_bio_nr(bio);
-
-	bio_set_dev(bio, remap_member(rt, member));
-	if (member && !test_and_clear_bit(member - 1, &rt->rd->dirty)) {
-		bio_endio(bio);
-		return DM_MAPIO_SUBMITTED;
-	}
-	io->state = IO_FLUSH;
-	io->member = member;
-	return DM_MAPIO_REMAPPED;
-}
-
 /* Off the fast path: wait at the gate, or go straight to a worker. */
 static int defer(struct remap_io *io, struct bio *bio, enum route v)
 {
@@ -60,7 +45,7 @@ static int remap_map(struct dm_target *ti, struct bio *bio)
 	io->rt = rt;
 	io->state = IO_DONE;
 	if (bio->bi_opf & REQ_PREFLUSH)
-		return map_flush(rt, io, bio);
+		return remap_flush_map(io, bio);
 
 	if (bio_op(bio) == REQ_OP_READ)
 		this_cpu_inc(rd->pcpu->reads);
@@ -132,18 +117,6 @@ static void direct_done(struct remap_io *io, struct bio *bio)
 	remap_route_done(rd, io->epoch);
 }
 
-static void flush_done(struct remap_io *io, struct bio *bio, blk_status_t status)
-{
-	struct remap_device *rd = io->rt->rd;
-
-	if (!status)
-		return;
-	if (io->member)
-		set_bit(io->member - 1, &rd->dirty);
-	remap_record(rd, KIND_FAILED, bio, io->member, REMAP_NO_SECTOR, 0, 0,
-		     status);
-}
-
 /* May run in interrupt context. */
 static int remap_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
 {
@@ -156,7 +129,7 @@ static int remap_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *err
 		direct_done(io, bio);
 		break;
 	case IO_FLUSH:
-		flush_done(io, bio, *error);
+		remap_flush_done(io, bio, *error);
 		break;
 	case IO_DONE:
 		break;

@@ -572,6 +572,46 @@ case_flush_only_dirty_spare() {
 	want $((s + 1)) flushes loop1
 }
 
+case_flush_under_flush() {
+	# A second flush may not be acknowledged while the first is under way:
+	# what it vouches for is not on the medium yet.
+	truncate -s 16M /tmp/main /tmp/spare
+	losetup /dev/loop0 /tmp/main
+	losetup /dev/loop1 /tmp/spare
+	dmsetup create s --table "0 32768 delay /dev/loop1 0 0 /dev/loop1 0 0 /dev/loop1 0 2000"
+	dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 /dev/mapper/s"
+	msg add_remap 1000 0 8 >/dev/null
+	want ok $io write $R 1000 8 1
+	$io flush $R >/tmp/w & w=$!
+	sleep 0.4
+	t0=$(now_ms)
+	want ok $io flush $R
+	[ $(($(now_ms) - t0)) -ge 1000 ] || die "did not wait for the spare"
+	wait $w || die "flush: $(cat /tmp/w)"
+	t0=$(now_ms)
+	want ok $io flush $R
+	[ $(($(now_ms) - t0)) -lt 1500 ] || die "flushed a clean spare"
+}
+
+case_flush_dead_spare() {
+	# A spare that nothing maps to may fail without anybody noticing.
+	truncate -s 16M /tmp/main /tmp/spare
+	losetup /dev/loop0 /tmp/main
+	losetup /dev/loop1 /tmp/spare
+	dmsetup create s --table "0 32768 linear /dev/loop1 0"
+	dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 /dev/mapper/s"
+	msg add_remap 1000 0 8 >/dev/null
+	want ok $io write $R 1000 8 1
+	dmsetup suspend s
+	dmsetup load s --table "0 32768 flakey /dev/loop1 0 0 1000"
+	dmsetup resume s
+	want EIO $io flush $R
+	msg errors 0 | grep -q "e 1 failed flush spare0 - 0 0 ioerr"
+	msg clear_all >/dev/null
+	want ok $io write $R 1000 8 1
+	want ok $io flush $R
+}
+
 case_discard() {
 	truncate -s 16M /tmp/main /tmp/spare
 	losetup /dev/loop0 /tmp/main
