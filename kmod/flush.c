@@ -36,6 +36,43 @@ static void flush_end(struct remap_device *rd, unsigned int n, bool failed)
 	spin_unlock_irqrestore(&rd->flush_lock, flags);
 }
 
+/*
+ * Device-mapper forgets the error of a flush that came with data, and goes on
+ * with the data. So a failed flush also fails the flushes and FUA writes behind
+ * it, until the owner has seen it or the bound has passed.
+ */
+bool remap_flush_latched(struct remap_device *rd)
+{
+	unsigned long flags;
+	bool latched;
+
+	if (likely(!READ_ONCE(rd->flush_failed)))
+		return false;
+	spin_lock_irqsave(&rd->flush_lock, flags);
+	if (time_after_eq(jiffies, rd->flush_failed_until))
+		WRITE_ONCE(rd->flush_failed, false);
+	latched = rd->flush_failed;
+	spin_unlock_irqrestore(&rd->flush_lock, flags);
+	return latched;
+}
+
+static void latch(struct remap_device *rd)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&rd->flush_lock, flags);
+	WRITE_ONCE(rd->flush_failed, true);
+	rd->flush_failed_until = jiffies + msecs_to_jiffies(REMAP_LATCH_MS);
+	spin_unlock_irqrestore(&rd->flush_lock, flags);
+}
+
+void remap_flush_forget(struct remap_device *rd)
+{
+	spin_lock_irq(&rd->flush_lock);
+	WRITE_ONCE(rd->flush_failed, false);
+	spin_unlock_irq(&rd->flush_lock);
+}
+
 int remap_flush_map(struct remap_io *io, struct bio *bio)
 {
 	unsigned int member = dm_bio_get_target_bio_nr(bio);
@@ -57,7 +94,9 @@ void remap_flush_done(struct remap_io *io, struct bio *bio, blk_status_t status)
 
 	if (io->member)
 		flush_end(rd, io->member - 1, status);
-	if (status)
-		remap_record(rd, KIND_FAILED, bio, io->member, REMAP_NO_SECTOR,
-			     0, 0, status);
+	if (!status)
+		return;
+	latch(rd);
+	remap_record(rd, KIND_FAILED, bio, io->member, REMAP_NO_SECTOR, 0, 0,
+		     status);
 }

@@ -11,7 +11,7 @@
  *   live_lock  (mutex)    live_ti, only for raising events
  *   lock       (spinlock) fences, waiting and held I/O, lease, deadlines
  *   ring.lock  (spinlock) the error ring; taken from end_io, in any context
- *   flush_lock (spinlock) flushes under way; likewise
+ *   flush_lock (spinlock) flushes under way or failed; likewise
  * The map path takes none of them unless its I/O has to wait.
  */
 #ifndef REMAP_H
@@ -41,6 +41,7 @@
 #define REMAP_MAX_CLOSED_MS	600000
 #define REMAP_MAX_HOLD_MS	15000
 #define REMAP_HOLD_MS		10000
+#define REMAP_LATCH_MS		10000
 #define REMAP_HELD_PIECES	1024
 #define REMAP_HELD_BYTES	(16 << 20)
 #define REMAP_SLOW_ACTIVE	32
@@ -123,6 +124,8 @@ struct remap_device {
 
 	spinlock_t flush_lock;
 	unsigned int flushing[REMAP_MAX_SPARES];	/* flushes under way */
+	bool flush_failed;
+	unsigned long flush_failed_until;
 
 	struct mutex ctl;
 	bool owned;		/* ctl */
@@ -312,6 +315,8 @@ enum hold remap_wait(struct remap_io *io, u64 sector, u32 len);
 void remap_kick(struct remap_device *rd);
 
 /* flush.c */
+bool remap_flush_latched(struct remap_device *rd);
+void remap_flush_forget(struct remap_device *rd);
 int remap_flush_map(struct remap_io *io, struct bio *bio);
 void remap_flush_done(struct remap_io *io, struct bio *bio, blk_status_t status);
 

@@ -44,8 +44,12 @@ static int remap_map(struct dm_target *ti, struct bio *bio)
 
 	io->rt = rt;
 	io->state = IO_DONE;
-	if (bio->bi_opf & REQ_PREFLUSH)
-		return remap_flush_map(io, bio);
+	if (unlikely(op_is_flush(bio->bi_opf))) {
+		if (remap_flush_latched(rd))
+			return DM_MAPIO_KILL;
+		if (bio->bi_opf & REQ_PREFLUSH)
+			return remap_flush_map(io, bio);
+	}
 
 	if (bio_op(bio) == REQ_OP_READ)
 		this_cpu_inc(rd->pcpu->reads);

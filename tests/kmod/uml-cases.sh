@@ -609,7 +609,31 @@ case_flush_dead_spare() {
 	msg errors 0 | grep -q "e 1 failed flush spare0 - 0 0 ioerr"
 	msg clear_all >/dev/null
 	want ok $io write $R 1000 8 1
+	sleep 11
 	want ok $io flush $R
+}
+
+case_flush_failure_is_latched() {
+	truncate -s 16M /tmp/main /tmp/spare
+	losetup /dev/loop0 /tmp/main
+	losetup /dev/loop1 /tmp/spare
+	dmsetup create m --table "0 32768 flakey /dev/loop0 0 0 1000"
+	dmsetup create r --table "0 32768 dm-remap-v4 /dev/mapper/m /dev/loop1 1 managed"
+	own
+	# A write with preflush and FUA, as a journal sends its commit: its flush
+	# fails, then the member recovers, and the data itself could be written.
+	want EIO $io flush $R
+	dmsetup suspend --noflush m
+	dmsetup load m --table "0 32768 linear /dev/loop0 0"
+	dmsetup resume m
+	want ok $io write $R 0 8 1
+	want EIO $io dsync $R 0 8 2
+	want EIO $io flush $R
+	want ok $io check $R 0 8 1
+	as ack_flush
+	want ok $io dsync $R 0 8 2
+	want ok $io flush $R
+	want "errors 1 2" sh -c "dmsetup message r 0 errors 0 | head -1"
 }
 
 case_discard() {
