@@ -839,6 +839,15 @@ case_big_blocks() {
 	want ok $io write $R 960 128 4
 	want ok $io check /dev/loop1 800 24 4 1000
 	want "Invalid argument" $io read $R 1001 1
+	for bad in "1001 8" "1000 1"; do
+		if as "fence $bad 1000" 2>/dev/null; then die "fence of half a block: $bad"; fi
+	done
+	fenced 1000 8 5000
+	$io write $R 992 24 6 >/tmp/w & w=$!
+	sleep 0.2
+	as unfence "$fence"
+	wait $w || die "write: $(cat /tmp/w)"
+	want ok $io check $R 992 24 6
 }
 
 # Members that take their time, so that I/O is in flight when things change
