@@ -91,7 +91,7 @@ int remap_fence_add(struct remap_target *rt, u64 start, u64 len, u32 ms, u32 *id
 	remap_gate_update(rd);
 	spin_unlock_irq(&rd->lock);
 
-	queue_work(remap_ctl_wq, &rd->drain);
+	queue_work(remap_drain_wq, &rd->drain);
 	remap_bounds_arm(rd);
 	return 0;
 busy:

@@ -51,6 +51,7 @@
 
 extern bool remap_debug;
 extern struct workqueue_struct *remap_ctl_wq;
+extern struct workqueue_struct *remap_drain_wq;
 
 /* ---- the error ring ---- */
 

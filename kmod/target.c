@@ -14,7 +14,11 @@ bool remap_debug;
 module_param_named(debug, remap_debug, bool, 0644);
 MODULE_PARM_DESC(debug, "Log each failed write that is narrowed");
 
-struct workqueue_struct *remap_ctl_wq;
+/*
+ * A drain waits for members, for as long as they take. When memory is short a
+ * queue has one worker, and the bounds of all devices may not wait behind it.
+ */
+struct workqueue_struct *remap_ctl_wq, *remap_drain_wq;
 
 /* Off the fast path: wait at the gate, or go straight to a worker. */
 static int defer(struct remap_io *io, struct bio *bio, enum route v)
@@ -273,23 +277,31 @@ static struct target_type remap_target_type = {
 	.iterate_devices = remap_iterate,
 };
 
+static void free_queues(void)
+{
+	if (remap_drain_wq)
+		destroy_workqueue(remap_drain_wq);
+	if (remap_ctl_wq)
+		destroy_workqueue(remap_ctl_wq);
+}
+
 static int __init remap_init(void)
 {
-	int r;
+	int r = -ENOMEM;
 
 	remap_ctl_wq = alloc_workqueue("dm_remap_ctl", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
-	if (!remap_ctl_wq)
-		return -ENOMEM;
-	r = dm_register_target(&remap_target_type);
+	remap_drain_wq = alloc_workqueue("dm_remap_drain", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	if (remap_ctl_wq && remap_drain_wq)
+		r = dm_register_target(&remap_target_type);
 	if (r)
-		destroy_workqueue(remap_ctl_wq);
+		free_queues();
 	return r;
 }
 
 static void __exit remap_exit(void)
 {
 	dm_unregister_target(&remap_target_type);
-	destroy_workqueue(remap_ctl_wq);
+	free_queues();
 }
 
 module_init(remap_init);
