@@ -276,6 +276,8 @@ int remap_device_compatible(struct remap_target *rt);
 bool remap_device_contested(struct remap_target *rt);
 void remap_publish(struct remap_device *rd, struct remap_table *t);
 struct remap_table *remap_table_of(struct remap_device *rd);
+extern bool remap_freezing;
+extern struct notifier_block remap_pm;
 void remap_event(struct remap_device *rd);
 void remap_bounds_arm(struct remap_device *rd);
 

@@ -5,6 +5,7 @@
  */
 #include <linux/module.h>
 #include <linux/slab.h>
+#include <linux/suspend.h>
 
 #define DM_MSG_PREFIX "remap-v4"
 
@@ -295,11 +296,14 @@ static int __init remap_init(void)
 		r = dm_register_target(&remap_target_type);
 	if (r)
 		free_queues();
+	else
+		register_pm_notifier(&remap_pm);
 	return r;
 }
 
 static void __exit remap_exit(void)
 {
+	unregister_pm_notifier(&remap_pm);
 	dm_unregister_target(&remap_target_type);
 	free_queues();
 }
