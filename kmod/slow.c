@@ -137,7 +137,8 @@ static void hold_rest(struct remap_io *io, const struct remap_step *s,
 
 static void rest_failed(struct remap_io *io, const struct remap_step *s)
 {
-	if (s->lost) {
+	/* Neither is an error of the member. */
+	if (s->lost || s->status == BLK_STS_NOTSUPP) {
 		give_up(io, s->status);
 	} else if (!remap_may_hold(io, s->member, s->status)) {
 		record_step(io, KIND_FAILED, io->rest.bi_sector, s, s->status);
