@@ -269,6 +269,23 @@ case_hold_expires() {
 	want 0 field 10
 }
 
+case_narrowing_is_bounded() {
+	# 40 good blocks that take their time come before the bad one.
+	dmsetup create m <<-T
+		0 8000 delay $MAIN 0 0 $MAIN 0 700
+		8000 8 error
+		8008 $((LEN - 8008)) linear $MAIN 8008
+	T
+	M=/dev/mapper/m
+	managed hold 1500
+	as lease 30000
+	t0=$(now_ms)
+	want EIO $io write $R 7680 328 5
+	t=$(($(now_ms) - t0))
+	[ $t -lt 9000 ] || die "took $t ms"
+	msg errors 0 | grep -q "failed write main"
+}
+
 case_no_lease_no_hold() {
 	bad_main
 	managed hold 5000
