@@ -37,8 +37,8 @@ pub enum ActivateError {
     NoDeviceMapper(String),
     /// The target's module is not there.
     #[error(
-        "the kernel module {MODULE} is not installed for kernel {kernel}: {why}. Install the package remap-guardian-dkms \
-         and the headers of this kernel, or run “make -C kmod install”, then try again"
+        "the kernel module {MODULE} is not installed for kernel {kernel} ({why})\n  next: install the headers of this \
+         kernel, then run “make install” of remap-guardian again"
     )]
     NoTarget {
         /// Running kernel.

@@ -62,11 +62,15 @@ pub fn main(args: &Args, settings: &Settings, json: bool) -> anyhow::Result<Exit
 }
 
 fn from_store(args: &Args, settings: &Settings) -> anyhow::Result<HistoryReport> {
-    let store = super::read_store(settings)?;
-    let mut entries = store.history(None, args.since, usize::MAX)?;
+    let store = crate::store::ReadStore::open_if_there(settings.store())?;
+    // Without a store nothing has happened on this machine.
+    let (sets, mut entries) = match store {
+        Some(store) => (store.sets()?, store.history(None, args.since, usize::MAX)?),
+        None => (Vec::new(), Vec::new()),
+    };
     entries.retain(|entry| args.name.as_ref().is_none_or(|name| *name == entry.name));
     if let (Some(name), true) = (&args.name, entries.is_empty()) {
-        let known = store.sets()?.iter().any(|desc| desc.name == *name);
+        let known = sets.iter().any(|desc| desc.name == *name);
         anyhow::ensure!(known, "there is no set “{name}”\n  next: see the known ones: remap-guardian status");
     }
     entries.drain(..entries.len().saturating_sub(args.limit));
