@@ -178,6 +178,8 @@ pub enum ExtentState {
 pub trait Store: Send {
     /// Adds or replaces a set in the registry.
     fn put_set(&self, set: &SetDescription) -> Result<(), StoreError>;
+    /// Removes a set and what is known of its spares; its history stays.
+    fn remove_set(&self, set: SetId) -> Result<(), StoreError>;
     /// All known sets.
     fn sets(&self) -> Result<Vec<SetDescription>, StoreError>;
     /// Makes the allocator of one spare agree with its table: `live` are the extents in use there. Reserved extents of an

@@ -3,7 +3,7 @@
 use assert_cmd::Command;
 use std::path::Path;
 
-const VERBS: [&str; 6] = ["run", "create", "status", "history", "restore", "remap"];
+const VERBS: [&str; 7] = ["run", "create", "status", "history", "restore", "remap", "forget"];
 
 /// The command, with its daemon's socket and store in an empty directory.
 fn command(dir: &Path) -> Command {
@@ -34,7 +34,7 @@ fn every_verb_has_help() {
 fn without_a_daemon_it_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let create = ["create", "data", "--main", "/dev/null", "--spare", "/dev/zero"];
-    for args in [&create[..], &["restore"], &["remap", "data", "5"]] {
+    for args in [&create[..], &["restore"], &["remap", "data", "5"], &["forget", "data", "--yes"]] {
         let (code, out, err) = run(dir.path(), args);
         assert_eq!((code, out.as_str()), (1, ""), "{args:?}");
         assert!(err.contains("not running") && err.contains("systemctl start remap-guardian"), "{args:?}: {err}");

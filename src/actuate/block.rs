@@ -84,6 +84,14 @@ impl DirectDevice {
         })
     }
 
+    /// Major and minor number of what was opened; none for a file.
+    pub fn devno(&self) -> Result<Option<(u32, u32)>, IoError> {
+        let failed = |error: Errno| classify(error, format!("{}: cannot stat it: {error}", self.path.display()));
+        let stat = rustix::fs::fstat(&self.fd).map_err(failed)?;
+        let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
+        Ok(is_device.then(|| (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev))))
+    }
+
     /// Where it was opened.
     pub fn path(&self) -> &Path {
         &self.path

@@ -27,11 +27,8 @@ pub fn open_tables(desc: &SetDescription, spares: Vec<NamedIo>) -> Result<(Vec<O
     let mut open = Vec::new();
     let mut remaps = Vec::new();
     for (index, (name, io)) in spares.into_iter().enumerate() {
-        let mut table = SpareTable::open(io.as_ref(), desc, index as u16).map_err(|error| format!("{name}: {error}"))?;
+        let table = SpareTable::open(io.as_ref(), desc, index as u16).map_err(|error| format!("{name}: {error}"))?;
         table.check().map_err(|problem| format!("{name}: its table is not sound, so remaps may be missing: {problem}"))?;
-        if let Err(error) = table.mirror(io.as_ref()) {
-            tracing::warn!(spare = name, %error, "table blocks have only one good copy");
-        }
         remaps.extend(table.remaps().copied());
         open.push(OpenSpare { io, table });
     }
@@ -39,6 +36,15 @@ pub fn open_tables(desc: &SetDescription, spares: Vec<NamedIo>) -> Result<(Vec<O
     match remaps.windows(2).find(|pair| pair[0].main.overlaps(&pair[1].main)) {
         Some(pair) => Err(format!("the spares disagree: main sectors {} and {} overlap", pair[0].main, pair[1].main)),
         None => Ok((open, remaps)),
+    }
+}
+
+/// Gives every table block its second good copy. To be called by the owner of the target only: another one may be writing.
+pub fn mirror(spares: &mut [OpenSpare]) {
+    for (index, spare) in spares.iter_mut().enumerate() {
+        if let Err(error) = spare.table.mirror(spare.io.as_ref()) {
+            tracing::warn!(spare = index, %error, "table blocks have only one good copy");
+        }
     }
 }
 

@@ -108,6 +108,8 @@ pub fn sentence(what: &What) -> String {
             format!("the daemon took over the open device, {remaps} remaps; {} differences mended", mended.len())
         }
         What::NotRestored { reason } => format!("NOT opened: {reason}"),
+        What::Forgotten { wiped } if wiped.is_empty() => "forgotten on request: none of its spares was attached".into(),
+        What::Forgotten { wiped } => format!("forgotten on request: no spares any more: {}", wiped.join(", ")),
         What::Remapped { remap, saved, lost, class, took_ms, .. } => {
             let brought = remap.main.len().0.saturating_sub(saved.0 + lost.len() as u64);
             let kept = match (saved.0, lost.len(), brought) {

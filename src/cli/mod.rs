@@ -1,6 +1,7 @@
 //! The command line: one verb per file, thin.
 
 pub mod create;
+pub mod forget;
 pub mod history;
 pub mod remap;
 pub mod restore;
@@ -48,6 +49,8 @@ enum Verb {
     Restore(restore::Args),
     /// Move a range of sectors to the spare by hand
     Remap(remap::Args),
+    /// Give up a set that is not open, so that its disks can be used for something else
+    Forget(forget::Args),
     /// For udev rules: print properties of a device that is a spare
     #[command(hide = true)]
     UdevProbe(udev_probe::Args),
@@ -80,6 +83,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Status(args) => status::main(args, &settings, cli.json),
         Verb::History(args) => history::main(args, &settings, cli.json),
         Verb::Restore(args) => restore::main(args, &settings, cli.json),
+        Verb::Forget(args) => forget::main(args, &settings, cli.json),
         Verb::Remap(args) => remap::main(args, &settings, cli.json),
         Verb::UdevProbe(args) => udev_probe::main(args),
     }

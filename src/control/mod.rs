@@ -53,6 +53,14 @@ pub enum Request {
         /// Only this one.
         name: Option<SetName>,
     },
+    /// Give up a set that is not open.
+    #[serde(rename = "io.remap_guardian.Forget")]
+    Forget {
+        /// The set, by name or id.
+        name: SetName,
+        /// Do it; else only say what would be done.
+        sure: bool,
+    },
     /// Move a range to the spare.
     #[serde(rename = "io.remap_guardian.Remap")]
     Remap {
@@ -184,7 +192,7 @@ pub struct HistoryReport {
     pub entries: Vec<Entry>,
 }
 
-/// Answer to `Create`, `Restore` and `Remap`: lines for people.
+/// Answer to `Create`, `Restore`, `Forget` and `Remap`: lines for people.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Said {
     /// What was done.

@@ -53,6 +53,11 @@ pub enum What {
         /// Why, and what to do.
         reason: String,
     },
+    /// The set was given up.
+    Forgotten {
+        /// The spares that are blank now, in words.
+        wiped: Vec<String>,
+    },
     /// A block moved to a spare.
     Remapped {
         /// The remap.

@@ -5,7 +5,9 @@ use crate::actuate::probe::Prober;
 use crate::actuate::steps::Actuator;
 use crate::engine::{CaseId, Event, Step};
 use crate::model::{Extent, SetId};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use tokio::sync::mpsc::UnboundedSender;
 
 /// Work that a held write may wait for.
@@ -24,19 +26,52 @@ pub enum Trial {
     Probe(CaseId, Extent),
 }
 
-/// The ways to a set's two threads, which end when all of these are dropped.
-#[derive(Clone)]
-pub struct Workers {
-    /// To the actuator.
-    pub cures: mpsc::Sender<Cure>,
-    /// To the prober.
-    pub trials: mpsc::Sender<Trial>,
+/// The two threads of a set. Dropped, they do what is queued and end; [`Hands::stop`] makes them end sooner.
+pub struct Hands {
+    cures: mpsc::Sender<Cure>,
+    trials: mpsc::Sender<Trial>,
+    stop: Arc<AtomicBool>,
+    threads: Stopping,
+}
+
+/// Threads that have been told to end. One may still be in the I/O that it is in.
+pub struct Stopping([JoinHandle<()>; 2]);
+
+impl Stopping {
+    /// Whether both have ended.
+    pub fn is_finished(&self) -> bool {
+        self.0.iter().all(JoinHandle::is_finished)
+    }
+}
+
+impl Hands {
+    /// Queues a cure.
+    pub fn cure(&self, cure: Cure) {
+        drop(self.cures.send(cure));
+    }
+
+    /// Queues a trial.
+    pub fn try_out(&self, trial: Trial) {
+        drop(self.trials.send(trial));
+    }
+
+    /// A handle for others who give the prober work.
+    pub fn trials(&self) -> mpsc::Sender<Trial> {
+        self.trials.clone()
+    }
+
+    /// Nothing more of what is queued is begun.
+    pub fn stop(self) -> Stopping {
+        self.stop.store(true, Ordering::Release);
+        self.threads
+    }
 }
 
 /// Starts the threads.
-pub fn start(set: SetId, mut actuator: Actuator, mut prober: Prober, out: UnboundedSender<Input>) -> std::io::Result<Workers> {
+pub fn start(set: SetId, mut actuator: Actuator, mut prober: Prober, out: UnboundedSender<Input>) -> std::io::Result<Hands> {
+    let stop = Arc::new(AtomicBool::new(false));
     let results = out.clone();
-    let cures = thread("actuator", move |work| match work {
+    let (cures, actuator) = thread("actuator", &stop, move |work| match work {
         Cure::Step(case, step) => {
             let outcome = actuator.run(&step);
             tracing::debug!(?step, ?outcome, "step");
@@ -48,18 +83,23 @@ pub fn start(set: SetId, mut actuator: Actuator, mut prober: Prober, out: Unboun
             }
         }
     })?;
-    let trials = thread("prober", move |work| {
+    let (trials, prober) = thread("prober", &stop, move |work| {
         let input = match work {
             Trial::Verify(spare, extents) => Input::Verified { set, spare, verified: prober.verify(spare, extents) },
             Trial::Probe(case, extent) => Input::Engine(Event::Done { set, case, outcome: prober.probe(extent) }),
         };
         drop(out.send(input));
     })?;
-    Ok(Workers { cures, trials })
+    Ok(Hands { cures, trials, stop, threads: Stopping([actuator, prober]) })
 }
 
-fn thread<T: Send + 'static>(name: &str, mut work: impl FnMut(T) + Send + 'static) -> std::io::Result<mpsc::Sender<T>> {
+fn thread<T: Send + 'static>(
+    name: &str,
+    stop: &Arc<AtomicBool>,
+    mut work: impl FnMut(T) + Send + 'static,
+) -> std::io::Result<(mpsc::Sender<T>, JoinHandle<()>)> {
     let (send, queue) = mpsc::channel();
-    std::thread::Builder::new().name(name.into()).spawn(move || queue.into_iter().for_each(&mut work))?;
-    Ok(send)
+    let stop = stop.clone();
+    let run = move || queue.into_iter().take_while(|_| !stop.load(Ordering::Acquire)).for_each(&mut work);
+    Ok((send, std::thread::Builder::new().name(name.into()).spawn(run)?))
 }

@@ -5,12 +5,14 @@ use crate::actuate::impatient::ImpatientDevice;
 use crate::actuate::probe::Prober;
 use crate::actuate::steps::Actuator;
 use crate::actuate::target::DmTarget;
-use crate::actuate::target_text::Bounds;
+use crate::actuate::target_text::{Bounds, dm_uuid};
 use crate::actuate::{Access, DirectDevice, NoHeader, activate, read_header, reconcile};
 use crate::config::Settings;
-use crate::edge::{BlockIo, FoundDevice, Target};
+use crate::edge::{FoundDevice, Target};
 use crate::model::{Remap, Sectors, SetDescription, SetId};
+use crate::sources::in_use;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// A set that headers on the machine's disks speak of, with the disks that carry them.
 #[derive(Clone, Debug)]
@@ -132,74 +134,76 @@ pub fn open(candidate: &Candidate, settings: &Settings) -> Result<Opened, String
     let desc = candidate.desc.clone();
     let main = candidate.main.clone()?;
     let spares: Vec<FoundDevice> = candidate.spares.values().cloned().collect();
-    let (open_spares, remaps) = reconcile::open_tables(&desc, open_nodes(&spares)?)?;
-    let (target, adopted, since) = take_device(&desc, &main, &spares, &remaps, settings)?;
-    let main_io = ImpatientDevice::new(open_direct(&main)?, open_direct(&main)?).map_err(|error| error.to_string())?;
-    let watcher = Box::new(target.share().map_err(|error| error.to_string())?);
-    // Handles of its own: a slow read here must not make a cure wait.
-    let prober = Prober::new(&desc, open_node(&main)?, spares.iter().map(open_node).collect::<Result<_, _>>()?);
-    let actuator = Actuator::new(&desc, Box::new(target), Box::new(main_io), open_spares);
-    Ok(Opened { desc, main, spares, remaps, actuator, prober, watcher, since, adopted })
-}
-
-fn open_direct(device: &FoundDevice) -> Result<DirectDevice, String> {
-    DirectDevice::open(&device.node, Access::WRITE).map_err(|error| format!("{}: {error}", device.node.display()))
-}
-
-fn open_node(device: &FoundDevice) -> Result<Box<dyn BlockIo>, String> {
-    Ok(Box::new(open_direct(device)?))
-}
-
-/// Opens the nodes of the spares, with names for messages.
-fn open_nodes(spares: &[FoundDevice]) -> Result<Vec<reconcile::NamedIo>, String> {
-    spares.iter().map(|spare| Ok((spare.node.display().to_string(), open_node(spare)?))).collect()
-}
-
-type Taken = (DmTarget, Option<Vec<String>>, u64);
-
-fn take_device(
-    desc: &SetDescription,
-    main: &FoundDevice,
-    spares: &[FoundDevice],
-    remaps: &[Remap],
-    settings: &Settings,
-) -> Result<Taken, String> {
-    let text = |error: &dyn std::fmt::Display| error.to_string();
-    let active = activate::find_active(desc.id).map_err(|error| text(&error))?;
-    let active = match active {
-        Some(half) if !half.has_table => {
-            activate::remove(&desc.name).map_err(|error| text(&error))?;
-            None
-        }
-        other => other,
-    };
-    let fresh = active.is_none();
-    if fresh {
-        let bounds = Bounds { closed_ms: settings.closed_ms, hold_ms: settings.hold_ms };
-        let devnos: Vec<(u32, u32)> = spares.iter().map(|spare| spare.devno).collect();
-        activate::create_closed(desc, main.devno, &devnos, bounds).map_err(|error| text(&error))?;
+    let uuid = dm_uuid(desc.id);
+    let held = |member: &FoundDevice| in_use::foreign_holder(Path::new("/sys"), &member.name, &uuid);
+    if let Some(held) = std::iter::once(&main).chain(&spares).find_map(held) {
+        return Err(format!("{held}, which is no device of this set: stop what uses it (“lsblk” shows it)"));
     }
-    let taken = load_and_open(desc, remaps, fresh);
+    // All that can fail without the device comes before it.
+    let main_io = ImpatientDevice::new(open_member(&main)?, open_member(&main)?).map_err(|error| error.to_string())?;
+    // Handles of its own: a slow read there must not make a cure wait.
+    let own = spares.iter().map(|spare| Ok(Box::new(open_member(spare)?) as _)).collect::<Result<_, String>>()?;
+    let prober = Prober::new(&desc, Box::new(open_member(&main)?), own);
+    let nodes = spares.iter().map(|spare| Ok((spare.node.display().to_string(), Box::new(open_member(spare)?) as _)));
+    let (mut open_spares, remaps) = reconcile::open_tables(&desc, nodes.collect::<Result<_, String>>()?)?;
+    let fresh = make_device(&desc, &main, &spares, settings)?;
+    let taken = take_device(&desc, &remaps, fresh);
     if fresh && taken.is_err() {
         // Nothing half-done stays: a closed device would only make I/O wait.
         if let Err(error) = activate::remove(&desc.name) {
-            tracing::warn!(name = %desc.name, %error, "a closed device stays behind");
+            tracing::warn!(name = %desc.name, %error, "a device that nobody serves stays behind");
         }
     }
-    taken
+    let Taken { target, watcher, adopted, since } = taken?;
+    reconcile::mirror(&mut open_spares);
+    let actuator = Actuator::new(&desc, Box::new(target), Box::new(main_io), open_spares);
+    Ok(Opened { desc, main, spares, remaps, actuator, prober, watcher: Box::new(watcher), since, adopted })
 }
 
-fn load_and_open(desc: &SetDescription, remaps: &[Remap], fresh: bool) -> Result<Taken, String> {
+/// Opens the node of a member, if the device that was looked at is still behind it.
+fn open_member(member: &FoundDevice) -> Result<DirectDevice, String> {
+    let io = DirectDevice::open(&member.node, Access::WRITE).map_err(|error| error.to_string())?;
+    let devno = io.devno().map_err(|error| error.to_string())?;
+    if devno != Some(member.devno) {
+        return Err(format!("{} has become another device since it was looked at", member.node.display()));
+    }
+    Ok(io)
+}
+
+/// Makes the device, closed, unless it is there already. True if it is new.
+fn make_device(desc: &SetDescription, main: &FoundDevice, spares: &[FoundDevice], settings: &Settings) -> Result<bool, String> {
+    let active = activate::find_active(desc.id).map_err(|error| error.to_string())?;
+    match active {
+        Some(half) if !half.has_table => activate::remove(&desc.name).map_err(|error| error.to_string())?,
+        Some(_) => return Ok(false),
+        None => {}
+    }
+    let bounds = Bounds { closed_ms: settings.closed_ms, hold_ms: settings.hold_ms };
+    let devnos: Vec<(u32, u32)> = spares.iter().map(|spare| spare.devno).collect();
+    activate::create_closed(desc, main.devno, &devnos, bounds).map_err(|error| error.to_string())?;
+    Ok(true)
+}
+
+/// A device that is ours.
+struct Taken {
+    target: DmTarget,
+    watcher: DmTarget,
+    adopted: Option<Vec<String>>,
+    since: u64,
+}
+
+fn take_device(desc: &SetDescription, remaps: &[Remap], fresh: bool) -> Result<Taken, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let target = DmTarget::own_set(desc.id).map_err(|fault| text(&fault))?;
+    let watcher = target.share().map_err(|error| text(&error))?;
     let loaded = reconcile::load(&target, desc, remaps)?;
     // Also for a device that was left suspended, or whose opening udev has not been told of.
     activate::open(&desc.name).map_err(|error| text(&error))?;
     if fresh {
-        return Ok((target, None, 1));
+        return Ok(Taken { target, watcher, adopted: None, since: 1 });
     }
     reconcile::try_held_again(&target, desc)?;
-    Ok((target, Some(loaded.mended), loaded.next_error))
+    Ok(Taken { target, watcher, adopted: Some(loaded.mended), since: loaded.next_error })
 }
 
 /// Sectors of each spare that can serve main.

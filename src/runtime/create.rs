@@ -5,7 +5,7 @@ use crate::actuate::{Access, DirectDevice, activate, format_spare, wipe_headers}
 use crate::control::Reason;
 use crate::edge::FoundDevice;
 use crate::format::geometry;
-use crate::model::{Millis, Secret, SetDescription, SetId, SetName};
+use crate::model::{Identity, Millis, Secret, SetDescription, SetId, SetName};
 use crate::sources::{devices, in_use, signature};
 use std::path::{Path, PathBuf};
 
@@ -51,8 +51,9 @@ pub fn check(wish: &Wish, found: &[FoundDevice], known: &[SetDescription], now: 
             return Err(Reason::new(message, format!("use a spare with logical blocks of {ours} bytes")));
         }
     }
+    unused_name(&wish.name, known)?;
     for device in std::iter::once(main).chain(spares.iter().copied()) {
-        stranger(device, known)?;
+        stranger(device, known, found, Path::new("/sys"))?;
         free(device)?;
         recognisable(device)?;
     }
@@ -174,17 +175,47 @@ fn free(device: &FoundDevice) -> Result<(), Reason> {
     }
 }
 
-/// The device belongs to no set that the disks of this machine speak of, open or not.
-fn stranger(device: &FoundDevice, known: &[SetDescription]) -> Result<(), Reason> {
-    let member =
-        |desc: &&SetDescription| std::iter::once(&desc.main).chain(&desc.spares).any(|m| m.matches(&device.identity).is_ok());
-    match known.iter().find(member) {
+fn unused_name(name: &SetName, known: &[SetDescription]) -> Result<(), Reason> {
+    match known.iter().find(|desc| desc.name == *name) {
+        Some(_) => {
+            Err(Reason::new(format!("there is a set “{name}” already"), "choose another name, or see: remap-guardian status"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The device belongs to no set that the disks of this machine or the registry speak of, open or not; neither does its whole
+/// disk, one of its partitions, or what it is made of.
+fn stranger(device: &FoundDevice, known: &[SetDescription], found: &[FoundDevice], sysfs: &Path) -> Result<(), Reason> {
+    let shares = |member: &Identity| {
+        let there = found.iter().filter(|other| member.matches(&other.identity).is_ok());
+        let stacked = |other: &FoundDevice| {
+            devices::rests_on(sysfs, &device.name, &other.name) || devices::rests_on(sysfs, &other.name, &device.name)
+        };
+        same_place(member, &device.identity) || there.into_iter().any(stacked)
+    };
+    match known.iter().find(|desc| std::iter::once(&desc.main).chain(&desc.spares).any(shares)) {
         Some(desc) => Err(Reason::new(
-            format!("{} belongs to the set “{}” already", device.node.display(), desc.name),
-            format!("remap-guardian status {}; to give the set up: wipefs --all on its spares", desc.name),
+            format!("{} belongs to the set “{}” already, wholly or in part", device.node.display(), desc.name),
+            format!("remap-guardian status {}; to give the set up: remap-guardian forget {}", desc.name, desc.name),
         )),
         None => Ok(()),
     }
+}
+
+/// Whether two devices share sectors, as far as their identities tell: the same one, or a disk and a partition of it. Two
+/// partitions of a disk share none, and neither do two namespaces of a drive.
+fn same_place(one: &Identity, two: &Identity) -> bool {
+    if one.matches(two).is_ok() {
+        return true;
+    }
+    let equal = |a: &str, b: &str| !a.is_empty() && a == b;
+    let same_drive = if one.wwn.is_empty() || two.wwn.is_empty() {
+        equal(&one.serial, &two.serial)
+    } else {
+        one.wwn == two.wwn && (one.serial == two.serial || one.serial.is_empty() || two.serial.is_empty())
+    };
+    same_drive && (one.partition == two.partition || one.partition.is_empty() || two.partition.is_empty())
 }
 
 fn recognisable(device: &FoundDevice) -> Result<(), Reason> {
@@ -198,11 +229,81 @@ fn recognisable(device: &FoundDevice) -> Result<(), Reason> {
 
 fn blank(spare: &FoundDevice, overwrite: bool) -> Result<(), Reason> {
     let signature = signature::signature(&spare.node).map_err(|error| Reason::from(error.to_string()))?;
+    if !overwrite && signature::holds_spare(&spare.node).is_ok_and(|holds| holds) {
+        return Err(Reason::new(
+            format!(
+                "{} ({}) holds an unfinished or damaged spare of remap-guardian",
+                spare.node.display(),
+                words(&spare.identity)
+            ),
+            "if nothing on it is needed: repeat with --overwrite-spare",
+        ));
+    }
     match signature {
         Some(what) if !overwrite => Err(Reason::new(
             format!("{} ({}) is not blank: it holds {what}", spare.node.display(), words(&spare.identity)),
             "if nothing on it is needed: wipefs --all on it, or repeat with --overwrite-spare",
         )),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Sectors;
+    use crate::sources::devices::tests::disk;
+
+    fn identity(serial: &str, wwn: &str, partition: &str) -> Identity {
+        let (sectors, text) = (Sectors(64), str::to_owned);
+        Identity {
+            serial: text(serial),
+            wwn: text(wwn),
+            partition: text(partition),
+            sectors,
+            logical_block: 512,
+            ..Identity::default()
+        }
+    }
+
+    fn device(name: &str, disk: &str, identity: Identity) -> FoundDevice {
+        FoundDevice { node: Path::new("/dev").join(name), name: name.into(), disk: disk.into(), identity, devno: (8, 0) }
+    }
+
+    #[test]
+    fn a_disk_and_its_partition_share_sectors() {
+        let (whole, part) = (identity("S1", "W1", ""), identity("S1", "W1", "p-1"));
+        assert!(same_place(&whole, &whole) && same_place(&whole, &part) && same_place(&part, &whole));
+        assert!(same_place(&whole, &Identity { sectors: Sectors(65), ..whole.clone() }), "it was resized");
+        assert!(same_place(&identity("S1", "", ""), &part), "its WWN was not known then");
+        assert!(!same_place(&part, &identity("S1", "W1", "p-2")), "another partition");
+        assert!(!same_place(&whole, &identity("S1", "W2", "")), "another namespace");
+        assert!(
+            !same_place(&whole, &identity("S2", "W2", "")) && !same_place(&identity("", "", "p-1"), &identity("", "", "p-2"))
+        );
+    }
+
+    #[test]
+    fn what_rests_on_a_member_is_no_stranger() {
+        let root = tempfile::tempdir().unwrap();
+        disk(root.path(), "sda", &[("sda1/partition", "1\n"), ("sda2/partition", "2\n")]);
+        disk(root.path(), "dm-1", &[("slaves/sda2", "")]);
+        disk(root.path(), "dm-2", &[("slaves/sda1", "")]);
+        let member = device("sda2", "sda", identity("S1", "", "p-2"));
+        let (above, beside) =
+            (device("dm-1", "dm-1", identity("dm:1", "", "")), device("dm-2", "dm-2", identity("dm:2", "", "")));
+        let known = [SetDescription {
+            id: SetId(uuid::Uuid::nil()),
+            name: SetName::new("data").unwrap(),
+            main: member.identity.clone(),
+            spares: Vec::new(),
+            secret: Secret([0; 16]),
+            geometry: Vec::new(),
+            created: Millis(0),
+        }];
+        let found = [member, above.clone(), beside.clone()];
+        assert!(stranger(&above, &known, &found, root.path()).unwrap_err().message.contains("“data”"));
+        assert!(stranger(&beside, &known, &found, root.path()).is_ok());
+        assert!(unused_name(&known[0].name, &known).is_err());
     }
 }

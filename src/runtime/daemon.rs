@@ -1,6 +1,6 @@
 //! The daemon's own task: the one owner of the engine. Inputs come in, effects go out.
 
-use super::actuator::{self, Cure, Trial, Workers};
+use super::actuator::{self, Cure, Hands, Stopping, Trial};
 use super::assemble::{self, Candidate, Opened};
 use super::inputs;
 use super::storekeeper::Storekeeper;
@@ -10,11 +10,13 @@ use crate::config::Settings;
 use crate::control::{self, Reason};
 use crate::edge::{ExtentState, FoundDevice};
 use crate::engine::{Effect, Engine, Event};
-use crate::model::{Entry, Extent, Member, Millis, SetId, SetName, What};
+use crate::model::{Entry, Extent, Member, Millis, Sectors, SetDescription, SetId, SetName, What};
 use crate::policy;
 use crate::sources::kmsg_text::KernelNote;
 use anyhow::Context;
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -23,6 +25,15 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 pub enum Input {
     /// For the engine.
     Engine(Event),
+    /// The store could not say what is free on a spare, so nothing of it can be reserved.
+    NoSpace {
+        /// The set.
+        set: SetId,
+        /// The spare.
+        spare: u16,
+        /// Why, if the allocator does not follow the spare's table.
+        not_rebuilt: Option<String>,
+    },
     /// Reserved extents were tried.
     Verified {
         /// The set.
@@ -31,6 +42,15 @@ pub enum Input {
         spare: u16,
         /// The result.
         verified: Verified,
+    },
+    /// The store can say it again.
+    Space {
+        /// The set.
+        set: SetId,
+        /// The spare.
+        spare: u16,
+        /// Sectors that are free.
+        free: Sectors,
     },
     /// Block devices came, went or changed.
     Devices,
@@ -49,10 +69,17 @@ pub enum Input {
     Smart(inputs::Sample),
     /// A request on the control socket.
     Asked(control::server::Asked),
+    /// `forget` has ended.
+    Forgotten {
+        /// The set, if it was given up, and the spares that are blank now.
+        given_up: Option<(SetDescription, Vec<String>)>,
+        /// The answer.
+        answer: Result<serde_json::Value, Reason>,
+        /// Who asked.
+        tell: tokio::sync::oneshot::Sender<Result<serde_json::Value, Reason>>,
+    },
     /// `create` has ended.
     Created {
-        /// Its name.
-        name: SetName,
         /// The new set, open.
         opened: Result<Box<Opened>, Reason>,
         /// Who asked.
@@ -64,7 +91,7 @@ pub enum Input {
 pub(super) struct Serving {
     pub(super) main: FoundDevice,
     pub(super) spares: Vec<FoundDevice>,
-    workers: Workers,
+    hands: Hands,
     poke: mpsc::Sender<()>,
     smart_due: Millis,
 }
@@ -77,6 +104,10 @@ impl Claims {
     /// False if it was claimed before.
     pub(super) fn claim(&self, set: SetId) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(set)
+    }
+
+    fn is_claimed(&self, set: SetId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&set)
     }
 
     pub(super) fn give_back(&self, set: SetId) {
@@ -93,32 +124,83 @@ pub(super) struct Daemon {
     pub(super) candidates: BTreeMap<SetId, Candidate>,
     pub(super) looking: bool,
     pub(super) look_again: bool,
-    pub(super) waiting_for_look: Vec<tokio::sync::oneshot::Sender<()>>,
-    pub(super) busy: BTreeSet<SetName>,
+    /// A look has ended since the start: what is on the disks is known.
+    pub(super) looked: bool,
+    /// Who waits for the look that is under way, and for the one after it.
+    waiting_for_look: [Vec<tokio::sync::oneshot::Sender<()>>; 2],
+    /// The set that is being made: one at a time, so that no two take the same disk.
+    pub(super) busy: Option<SetName>,
     /// Sets that are open or being opened: whoever opens one claims it first, so that nobody opens it twice.
     pub(super) claimed: Claims,
-    /// Devices that somebody removed or took over: they stay claimed, so they are not opened again unless asked.
-    pub(super) left_alone: BTreeSet<SetId>,
+    /// Devices that somebody removed or took over: they stay claimed, so they are not opened again unless asked, and not before
+    /// the thread that wrote to their spares has ended.
+    pub(super) left_alone: BTreeMap<SetId, Stopping>,
     pub(super) out: UnboundedSender<Input>,
     told: BTreeMap<SetId, String>,
     /// When sets without any spare are told of, once.
     absent_due: Option<Millis>,
+    /// When sets that could not be opened are tried again.
+    retry_due: Millis,
+    /// Spares of which the store could not say what is free, and when it is asked again.
+    ask_again: BTreeMap<(SetId, u16), Millis>,
     smart: inputs::Smart,
 }
 
 /// Why a set is not open whose spares are all gone.
 pub(super) const ABSENT: &str = "none of its spares is attached";
 
+/// Why a set is not opened again whose device was taken away in the middle of a write to a spare.
+const BUSY: &str = "the last I/O to its disks from before has not ended yet; when it has, “remap-guardian restore” opens it";
+
 /// Disks that come later than this after the start are late.
 const LATE_MS: u64 = 15_000;
 
-/// The time now, Unix ms.
+/// Time since boot, also while the machine slept: what intervals are measured in. It never jumps.
+fn uptime() -> Millis {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Millis(time.tv_sec.max(0) as u64 * 1_000 + time.tv_nsec.max(0) as u64 / 1_000_000)
+}
+
+/// How long after a failure the store is asked again.
+const ASK_MS: u64 = 60_000;
+
+/// How long after a look a complete set that could not be opened is tried again.
+const RETRY_MS: u64 = 10_000;
+
+/// The time now, Unix ms, for history only: it jumps when a clock is set.
 pub fn now() -> Millis {
     Millis(jiff::Timestamp::now().as_millisecond().max(0) as u64)
 }
 
+/// Sees to it that one process at a time touches members. The lock goes when the process has ended with all its threads, also
+/// those that sit in a disk that does not answer: until then their I/O may still reach a spare.
+///
+/// A lock on a file that only root can open, rather than a name that any user could take. It is beside the directory of the
+/// socket, which systemd removes when the service stops.
+fn only_one(run_dir: &Path) -> anyhow::Result<()> {
+    let mut path = run_dir.as_os_str().to_owned();
+    path.push(".lock");
+    let path = Path::new(&path);
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+    }
+    let options = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = options.with_context(|| format!("{} cannot be opened", path.display()))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        // Kept until the process ends.
+        Ok(()) => std::mem::forget(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => anyhow::bail!(
+            "another remap-guardian runs, or its last I/O has not ended yet\n  next: systemctl status remap-guardian; “fuser -v {}” shows who",
+            path.display()
+        ),
+        Err(error) => return Err(error).with_context(|| format!("{} cannot be locked", path.display())),
+    }
+    Ok(())
+}
+
 /// Runs until a signal asks to stop.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    only_one(&settings.run_dir)?;
     let policy = policy::load(&settings.policy, &settings.policy_dirs).context("the policy cannot be used")?;
     let listener = control::server::bind(&settings.socket()).context("the control socket cannot be opened")?;
     let (store, store_thread) = Storekeeper::start(settings.store())?;
@@ -131,13 +213,16 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         candidates: BTreeMap::new(),
         looking: false,
         look_again: false,
-        waiting_for_look: Vec::new(),
-        busy: BTreeSet::new(),
+        looked: false,
+        waiting_for_look: Default::default(),
+        busy: None,
         claimed: Claims::default(),
-        left_alone: BTreeSet::new(),
+        left_alone: BTreeMap::new(),
         out,
         told: BTreeMap::new(),
-        absent_due: Some(Millis(now().0 + LATE_MS)),
+        absent_due: Some(Millis(uptime().0 + LATE_MS)),
+        retry_due: Millis(0),
+        ask_again: BTreeMap::new(),
         smart: inputs::Smart::default(),
         settings,
     };
@@ -179,7 +264,12 @@ impl Daemon {
     fn take(&mut self, input: Input) {
         match input {
             Input::Engine(event) => self.apply(event),
+            Input::NoSpace { set, spare, not_rebuilt } => self.no_space(set, spare, not_rebuilt),
             Input::Verified { set, spare, verified } => self.verified(set, spare, verified),
+            Input::Space { set, spare, free } => {
+                self.ask_again.remove(&(set, spare));
+                self.apply(Event::Reserved { set, spare, extents: Vec::new(), free, untried: Sectors(0) });
+            }
             Input::Devices => self.look(),
             Input::Discovered { candidates, attempts } => self.discovered(candidates, attempts),
             Input::Kernel(note) => self.note(note),
@@ -193,19 +283,27 @@ impl Daemon {
                 self.apply(event);
             }
             Input::Asked((request, tell)) => self.answer(request, tell),
-            Input::Created { name, opened, tell } => self.created(&name, opened, tell),
+            Input::Forgotten { given_up, answer, tell } => {
+                self.busy = None;
+                if let Some((desc, wiped)) = given_up {
+                    self.forgotten(desc, wiped);
+                }
+                drop(tell.send(answer));
+            }
+            Input::Created { opened, tell } => self.created(opened, tell),
         }
     }
 
     /// Lets the engine decide, and does what it says.
     pub(super) fn apply(&mut self, event: Event) {
         let closed = if let Event::Closed { set, reason } = &event { Some((*set, reason.clone())) } else { None };
-        for effect in self.engine.apply(now(), event) {
+        for effect in self.engine.apply(uptime(), event) {
             self.run_effect(effect);
         }
         if let Some((set, reason)) = closed {
-            self.serving.remove(&set);
-            self.left_alone.insert(set);
+            if let Some(serving) = self.serving.remove(&set) {
+                self.left_alone.insert(set, serving.hands.stop());
+            }
             self.told.insert(set, format!("{reason}; “remap-guardian restore” opens it again"));
         }
     }
@@ -215,7 +313,7 @@ impl Daemon {
             Effect::Step { set, case, step } => self.cure(set, Cure::Step(case, step)),
             Effect::Probe { set, case, extent } => {
                 if let Some(serving) = self.serving.get(&set) {
-                    drop(serving.workers.trials.send(Trial::Probe(case, extent)));
+                    serving.hands.try_out(Trial::Probe(case, extent));
                 }
             }
             Effect::Retry { set, extent } => self.cure(set, Cure::Retry(extent)),
@@ -228,7 +326,7 @@ impl Daemon {
             Effect::SampleSmart { set } => {
                 if let Some(serving) = self.serving.get_mut(&set) {
                     // Soon, but not for each of a burst of cures.
-                    serving.smart_due = Millis(serving.smart_due.0.min(now().0 + 2_000));
+                    serving.smart_due = Millis(serving.smart_due.0.min(uptime().0 + 2_000));
                 }
             }
             Effect::Record(entry) => self.record(entry),
@@ -237,7 +335,7 @@ impl Daemon {
 
     fn cure(&self, set: SetId, cure: Cure) {
         if let Some(serving) = self.serving.get(&set) {
-            drop(serving.workers.cures.send(cure));
+            serving.hands.cure(cure);
         }
     }
 
@@ -252,12 +350,12 @@ impl Daemon {
     fn reserve(&self, set: SetId, spare: u16, want: crate::model::Sectors) {
         let Some(serving) = self.serving.get(&set) else { return };
         let Some(state) = self.engine.set(set) else { return };
-        let (block, trials, out) = (state.description().block(), serving.workers.trials.clone(), self.out.clone());
+        let (block, trials, out) = (state.description().block(), serving.hands.trials(), self.out.clone());
         self.store.queue(move |store| match store.reserve(set, spare, want, block) {
             Ok(extents) => drop(trials.send(Trial::Verify(spare, extents))),
             Err(error) => {
                 tracing::warn!(%error, "no spare space could be reserved");
-                drop(out.send(Input::Verified { set, spare, verified: Verified::default() }));
+                drop(out.send(Input::NoSpace { set, spare, not_rebuilt: None }));
             }
         });
     }
@@ -272,20 +370,73 @@ impl Daemon {
                     tracing::warn!(%error, "the allocator does not remember bad spare sectors");
                 }
             }
-            let free = store.usage(set, spare).map(|usage| usage.free).unwrap_or_default();
+            let usage = store.usage(set, spare);
+            if let Err(error) = &usage {
+                tracing::warn!(%error, "the free space of a spare is not known");
+                drop(out.send(Input::NoSpace { set, spare, not_rebuilt: None }));
+            }
             // What could not be tried may still become ready.
+            let free = usage.map(|usage| usage.free).unwrap_or_default();
             drop(out.send(Input::Engine(Event::Reserved { set, spare, extents: good, free, untried })));
         });
     }
 
+    /// Nothing is asked of a spare until the store has been asked again.
+    fn no_space(&mut self, set: SetId, spare: u16, not_rebuilt: Option<String>) {
+        let Some(state) = self.engine.set(set) else { return };
+        let name = state.description().name.clone();
+        let known = self.ask_again.insert((set, spare), Millis(uptime().0 + ASK_MS));
+        if let (Some(why), None) = (not_rebuilt, known) {
+            let message =
+                format!("nothing can be moved to spare {spare} until its free space is known; tried again each minute: {why}");
+            self.record(Entry { number: 0, at: now(), set, name, what: What::Alert { message } });
+        }
+        self.apply(Event::Reserved { set, spare, extents: Vec::new(), free: Sectors(0), untried: Sectors(0) });
+    }
+
+    /// Asks the store again what is free where it could not say.
+    fn ask_store_again(&mut self) {
+        let now = uptime();
+        let due: Vec<(SetId, u16)> = self.ask_again.iter().filter(|(_, due)| now >= **due).map(|(key, _)| *key).collect();
+        for (set, spare) in due {
+            let Some(state) = self.engine.set(set) else {
+                self.ask_again.remove(&(set, spare));
+                continue;
+            };
+            // Not before it has answered.
+            self.ask_again.insert((set, spare), Millis(now.0 + ASK_MS));
+            let (block, data) = (state.description().block(), state.description().geometry[usize::from(spare)].data);
+            let live: Vec<_> = state.remaps().filter(|remap| remap.spare == spare).copied().collect();
+            let out = self.out.clone();
+            self.store.queue(move |store| {
+                // Built only if it never was: what was handed out must not become free. As nothing was, the table has not changed.
+                let built = store.reserve(set, spare, Sectors(0), block).is_ok();
+                let rebuilt = if built { Ok(()) } else { store.rebuild(set, spare, data, &live) };
+                let input = match rebuilt.and_then(|()| store.usage(set, spare)) {
+                    Ok(usage) => Input::Space { set, spare, free: usage.free },
+                    Err(error) => Input::NoSpace { set, spare, not_rebuilt: (!built).then(|| error.to_string()) },
+                };
+                drop(out.send(input));
+            });
+        }
+    }
+
     /// Appends to the history and tells the log.
     pub(super) fn record(&self, entry: Entry) {
+        // The engine does not know the time of day.
+        let entry = Entry { at: now(), ..entry };
         tracing::info!(set = %entry.name, "{}", crate::cli::history::sentence(&entry.what));
         self.store.queue(move |store| {
             if let Err(error) = store.append(&entry) {
                 tracing::error!(%error, "history could not be written");
             }
         });
+    }
+
+    /// Looks, and tells when a look has ended that began after this.
+    pub(super) fn look_for(&mut self, done: tokio::sync::oneshot::Sender<()>) {
+        self.waiting_for_look[usize::from(self.looking)].push(done);
+        self.look();
     }
 
     /// Looks at the disks in the background; complete sets are opened.
@@ -320,6 +471,7 @@ impl Daemon {
 
     fn discovered(&mut self, candidates: BTreeMap<SetId, Candidate>, attempts: Vec<(SetId, Result<Box<Opened>, String>)>) {
         self.looking = false;
+        self.looked = true;
         let before = std::mem::replace(&mut self.candidates, candidates);
         // A set that is served stays known: its spare may have gone, or have been made while we looked.
         for (id, candidate) in before.into_iter().filter(|(id, _)| self.serving.contains_key(id)) {
@@ -340,7 +492,9 @@ impl Daemon {
         for (id, reason) in waiting {
             self.not_restored(id, reason);
         }
-        for waiting in self.waiting_for_look.drain(..) {
+        let [now, next] = std::mem::take(&mut self.waiting_for_look);
+        self.waiting_for_look[0] = next;
+        for waiting in now {
             let _ = waiting.send(());
         }
         if std::mem::take(&mut self.look_again) {
@@ -378,6 +532,28 @@ impl Daemon {
         });
     }
 
+    fn forgotten(&mut self, desc: SetDescription, wiped: Vec<String>) {
+        self.candidates.remove(&desc.id);
+        self.told.remove(&desc.id);
+        if self.left_alone.remove(&desc.id).is_some() {
+            self.claimed.give_back(desc.id);
+        }
+        self.record(Entry { number: 0, at: now(), set: desc.id, name: desc.name, what: What::Forgotten { wiped } });
+        self.look();
+    }
+
+    /// Gives back the sets that were left alone, so that the next look opens them.
+    pub(super) fn take_up_again(&mut self) {
+        for (set, thread) in std::mem::take(&mut self.left_alone) {
+            if thread.is_finished() {
+                self.claimed.give_back(set);
+            } else {
+                self.left_alone.insert(set, thread);
+                self.told.insert(set, BUSY.into());
+            }
+        }
+    }
+
     /// Why a set is not open, if it was said.
     pub(super) fn why_not(&self, id: SetId) -> Option<&String> {
         self.told.get(&id)
@@ -387,8 +563,8 @@ impl Daemon {
         let Opened { desc, main, spares, remaps, actuator, prober, watcher, since, adopted } = opened;
         let id = desc.id;
         let threads = actuator::start(id, actuator, prober, self.out.clone())
-            .and_then(|workers| Ok((workers, watcher::start(id, watcher, since, self.settings.lease_ms, self.out.clone())?)));
-        let (workers, poke) = match threads {
+            .and_then(|hands| Ok((hands, watcher::start(id, watcher, since, self.settings.lease_ms, self.out.clone())?)));
+        let (hands, poke) = match threads {
             Ok(threads) => threads,
             Err(error) => {
                 self.claimed.give_back(id);
@@ -402,7 +578,7 @@ impl Daemon {
             None => What::Restored { remaps: remaps.len() as u64 },
         };
         self.record(Entry { number: 0, at: now(), set: id, name: desc.name.clone(), what });
-        let serving = Serving { main, spares, workers, poke, smart_due: now() };
+        let serving = Serving { main, spares, hands, poke, smart_due: uptime() };
         self.serving.insert(id, serving);
         let capacity = assemble::capacity(&desc);
         self.apply(Event::Opened { set: Box::new(desc), remaps, capacity });
@@ -410,7 +586,7 @@ impl Daemon {
 
     /// Brings registry and allocator in line with the spares, which are the truth.
     fn rebuild(&self, desc: &crate::model::SetDescription, remaps: &[crate::model::Remap]) {
-        let (desc, remaps, keeper) = (desc.clone(), remaps.to_vec(), self.store.clone());
+        let (desc, remaps, keeper, out) = (desc.clone(), remaps.to_vec(), self.store.clone(), self.out.clone());
         self.store.queue(move |store| {
             if let Some(kept) = keeper.was_set_aside() {
                 let message = format!(
@@ -423,14 +599,14 @@ impl Daemon {
                 }
             }
             let spares = desc.geometry.iter().enumerate().map(|(index, geometry)| (index as u16, geometry.data));
-            let rebuilt = store.put_set(&desc).and_then(|()| {
-                spares.into_iter().try_for_each(|(spare, data)| {
-                    let live: Vec<_> = remaps.iter().filter(|remap| remap.spare == spare).copied().collect();
-                    store.rebuild(desc.id, spare, data, &live)
-                })
-            });
-            if let Err(error) = rebuilt {
-                tracing::error!(%error, "the allocator could not be rebuilt: nothing will be remapped");
+            if let Err(error) = store.put_set(&desc) {
+                tracing::error!(%error, "the registry lacks a set until it is opened again");
+            }
+            for (spare, data) in spares {
+                let live: Vec<_> = remaps.iter().filter(|remap| remap.spare == spare).copied().collect();
+                if let Err(error) = store.rebuild(desc.id, spare, data, &live) {
+                    drop(out.send(Input::NoSpace { set: desc.id, spare, not_rebuilt: Some(error.to_string()) }));
+                }
             }
         });
     }
@@ -438,10 +614,18 @@ impl Daemon {
     fn tick(&mut self) {
         drop(sd_notify::notify(false, &[sd_notify::NotifyState::Watchdog]));
         self.apply(Event::Tick);
-        let now = now();
+        let now = uptime();
         if self.absent_due.is_some_and(|due| now >= due) {
             self.absent_due = None;
             self.tell_of_absent();
+        }
+        self.ask_store_again();
+        if now >= self.retry_due && !self.looking {
+            self.retry_due = Millis(now.0 + RETRY_MS);
+            let unopened = |(id, found): (&SetId, &Candidate)| found.complete().is_ok() && !self.claimed.is_claimed(*id);
+            if self.candidates.iter().any(unopened) {
+                self.look();
+            }
         }
         for (id, serving) in &mut self.serving {
             if now >= serving.smart_due {
@@ -465,5 +649,19 @@ impl Daemon {
             Ok(policy) => self.apply(Event::Policy(Box::new(policy))),
             Err(error) => tracing::error!(%error, "the policy in force stays"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_daemon_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        only_one(&dir.path().join("run")).unwrap();
+        let refused = only_one(&dir.path().join("run")).unwrap_err().to_string();
+        assert!(refused.contains("another remap-guardian runs"), "{refused}");
+        only_one(&dir.path().join("other")).unwrap();
     }
 }

@@ -20,6 +20,9 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 /// Devices that come in a burst are looked at once, this long after the first.
 const SETTLE: Duration = Duration::from_millis(200);
 
+/// How long after its failure a source is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
+
 fn loops(settings: &Settings) -> Loops {
     if settings.loop_members { Loops::ByBackingFile } else { Loops::Nameless }
 }
@@ -31,12 +34,7 @@ pub fn devices(settings: &Settings) -> std::io::Result<Vec<FoundDevice>> {
 
 /// Starts every source. One that is not there is said once; the daemon works without it.
 pub fn start(settings: &Settings, out: &UnboundedSender<Input>, listener: UnixListener) {
-    match udev::monitor(loops(settings)) {
-        Ok(events) => drop(tokio::spawn(watch_devices(events, out.clone()))),
-        Err(error) => {
-            tracing::error!(%error, "udev cannot be watched: disks that arrive later are found by “remap-guardian restore” only")
-        }
-    }
+    tokio::spawn(watch_devices(loops(settings), out.clone()));
     match kmsg::watch() {
         Ok(messages) => drop(tokio::spawn(watch_kernel(messages, out.clone()))),
         Err(error) => tracing::warn!(%error, "the kernel log cannot be read: history will lack its lines"),
@@ -68,11 +66,29 @@ pub fn start(settings: &Settings, out: &UnboundedSender<Input>, listener: UnixLi
     });
 }
 
-async fn watch_devices(mut events: mpsc::Receiver<udev::DeviceEvent>, out: UnboundedSender<Input>) {
-    while events.recv().await.is_some() {
-        tokio::time::sleep(SETTLE).await;
-        while events.try_recv().is_ok() {}
-        drop(out.send(Input::Devices));
+async fn watch_devices(loops: Loops, out: UnboundedSender<Input>) {
+    loop {
+        // It waits for its thread to listen.
+        match tokio::task::spawn_blocking(move || udev::monitor(loops))
+            .await
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+        {
+            Ok(mut events) => {
+                // What came before, or while nobody listened.
+                drop(out.send(Input::Devices));
+                while events.recv().await.is_some() {
+                    tokio::time::sleep(SETTLE).await;
+                    while events.try_recv().is_ok() {}
+                    drop(out.send(Input::Devices));
+                }
+                tracing::warn!("udev's events have ended: they are asked for again");
+            }
+            Err(error) => tracing::error!(
+                %error,
+                "udev cannot be watched: until it can, disks that arrive are found by “remap-guardian restore” only"
+            ),
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

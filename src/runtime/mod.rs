@@ -5,6 +5,7 @@ mod actuator;
 mod assemble;
 mod create;
 mod daemon;
+mod forget;
 mod inputs;
 mod requests;
 mod storekeeper;

@@ -3,13 +3,16 @@
 use super::assemble::{self, words};
 use super::create::{self, Wish};
 use super::daemon::{ABSENT, Claims, Daemon, Input, now};
+use super::forget;
 use super::inputs;
+use super::storekeeper::Storekeeper;
 use crate::control::{HistoryReport, Reason, Request, Said, SetReport, StatusReport};
 use crate::edge::FoundDevice;
 use crate::engine::Event;
 use crate::model::{Entry, Extent, SetDescription, SetId, SetName, What};
 use serde_json::Value;
-use tokio::sync::oneshot::Sender;
+use std::collections::BTreeSet;
+use tokio::sync::oneshot::{Receiver, Sender};
 
 type Tell = Sender<Result<Value, Reason>>;
 
@@ -38,6 +41,7 @@ impl Daemon {
                 self.create(Wish { name, main, spares, overwrite_spare }, tell);
             }
             Request::Restore { name } => self.restore(name, tell),
+            Request::Forget { name, sure } => self.forget(name, sure, tell),
             Request::Remap { name, extent } => drop(tell.send(self.remap(&name, extent))),
         }
     }
@@ -146,12 +150,9 @@ impl Daemon {
     }
 
     fn restore(&mut self, name: Option<SetName>, tell: Tell) {
-        for set in std::mem::take(&mut self.left_alone) {
-            self.claimed.give_back(set);
-        }
-        self.look();
+        self.take_up_again();
         let (done, wait) = tokio::sync::oneshot::channel();
-        self.waiting_for_look.push(done);
+        self.look_for(done);
         let out = self.out.clone();
         // Asked again when the look is over, as a plain status.
         tokio::spawn(async move {
@@ -159,7 +160,7 @@ impl Daemon {
             let (status_tell, status) = tokio::sync::oneshot::channel();
             drop(out.send(Input::Asked((Request::Status { name: name.clone() }, status_tell))));
             let answer = match status.await {
-                Ok(Ok(report)) => restored(report),
+                Ok(Ok(report)) => restored(report, name.is_some()),
                 Ok(Err(reason)) => Err(reason),
                 Err(_) => Err(Reason::from("the daemon is stopping".to_string())),
             };
@@ -168,27 +169,86 @@ impl Daemon {
     }
 
     fn create(&mut self, wish: Wish, tell: Tell) {
-        if self.id_of(&wish.name).is_some() || self.busy.contains(&wish.name) {
-            let reason = Reason::new(
-                format!("there is a set “{}” already", wish.name),
-                "choose another name, or see: remap-guardian status",
-            );
+        if let Err(reason) = self.begin(&wish.name) {
             drop(tell.send(Err(reason)));
             return;
         }
-        self.busy.insert(wish.name.clone());
         let (settings, out) = (self.settings.clone(), self.out.clone());
         let claimed = self.claimed.clone();
-        let known: Vec<_> = self.candidates.values().map(|candidate| candidate.desc.clone()).collect();
-        tokio::task::spawn_blocking(move || {
-            let name = wish.name.clone();
-            let opened = make(&wish, &known, &claimed, &settings).map(Box::new);
-            drop(out.send(Input::Created { name, opened, tell }));
+        let mut known: Vec<_> = self.candidates.values().map(|candidate| candidate.desc.clone()).collect();
+        let registry = self.registry();
+        tokio::spawn(async move {
+            let registry = registry.await.unwrap_or_else(|_| Err(Reason::from("the daemon is stopping".to_string())));
+            let made = tokio::task::spawn_blocking(move || {
+                known.extend(registry?);
+                make(&wish, &known, &claimed, &settings).map(Box::new)
+            });
+            let opened = made.await.unwrap_or_else(|error| Err(Reason::from(error.to_string())));
+            drop(out.send(Input::Created { opened, tell }));
         });
     }
 
-    pub(super) fn created(&mut self, name: &SetName, opened: Result<Box<assemble::Opened>, Reason>, tell: Tell) {
-        self.busy.remove(name);
+    fn forget(&mut self, name: SetName, sure: bool, tell: Tell) {
+        if let Err(reason) = self.begin(&name) {
+            drop(tell.send(Err(reason)));
+            return;
+        }
+        // Closed sets stay claimed, so that nobody opens them; those whose writer may still be at work are not touched.
+        let idle: BTreeSet<SetId> =
+            self.left_alone.iter().filter(|(_, thread)| thread.is_finished()).map(|(id, _)| *id).collect();
+        let (settings, out, store) = (self.settings.clone(), self.out.clone(), self.store.clone());
+        let claimed = self.claimed.clone();
+        let mut known: Vec<_> = self.candidates.values().map(|candidate| candidate.desc.clone()).collect();
+        let registry = self.registry();
+        tokio::spawn(async move {
+            let registry = registry.await.unwrap_or_else(|_| Err(Reason::from("the daemon is stopping".to_string())));
+            let done = tokio::task::spawn_blocking(move || {
+                known.extend(registry?);
+                let desc = forget::choose(&name, known)?;
+                let claimed_here = claimed.claim(desc.id);
+                if !claimed_here && !idle.contains(&desc.id) {
+                    return Err(forget::open(desc.name.as_str()));
+                }
+                let done = give_up(&desc, sure, &settings, &store);
+                if claimed_here {
+                    claimed.give_back(desc.id);
+                }
+                done.map(|(lines, wiped)| (wiped.map(|wiped| (desc, wiped)), lines))
+            });
+            let done = done.await.unwrap_or_else(|error| Err(Reason::from(error.to_string())));
+            let (given_up, answer) = match done {
+                Ok((given_up, lines)) => (given_up, say(lines)),
+                Err(reason) => (None, Err(reason)),
+            };
+            drop(out.send(Input::Forgotten { given_up, answer, tell }));
+        });
+    }
+
+    /// Admits what takes or frees disks: one at a time, and only when it is known what the disks hold.
+    fn begin(&mut self, name: &SetName) -> Result<(), Reason> {
+        if let Some(busy) = &self.busy {
+            let message = format!("“{busy}” is being made or forgotten just now");
+            return Err(Reason::new(message, "repeat when that has ended: remap-guardian status"));
+        }
+        if !self.looked {
+            return Err(Reason::new("the first look at the disks has not ended yet", "repeat in a few seconds"));
+        }
+        self.busy = Some(name.clone());
+        Ok(())
+    }
+
+    /// The sets in the registry, once the store's thread comes to it.
+    fn registry(&self) -> Receiver<Result<Vec<SetDescription>, Reason>> {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        self.store.queue(move |store| {
+            let sets = store.sets().map_err(|error| Reason::from(format!("the known sets cannot be read: {error}")));
+            drop(tell.send(sets));
+        });
+        told
+    }
+
+    pub(super) fn created(&mut self, opened: Result<Box<assemble::Opened>, Reason>, tell: Tell) {
+        self.busy = None;
         let opened = match opened {
             Ok(opened) => opened,
             Err(reason) => return drop(tell.send(Err(reason))),
@@ -220,6 +280,39 @@ impl Daemon {
             format!("  /dev/mapper/{}  /where  auto  nofail,x-systemd.device-timeout=2min  0 2", desc.name),
         ])));
     }
+}
+
+/// Lines for people; and the spares that are blank now, if it was done.
+fn give_up(
+    desc: &SetDescription,
+    sure: bool,
+    settings: &crate::config::Settings,
+    store: &Storekeeper,
+) -> Result<(Vec<String>, Option<Vec<String>>), Reason> {
+    forget::closed(desc)?;
+    let devices =
+        inputs::devices(settings).map_err(|error| Reason::from(format!("the block devices cannot be listed: {error}")))?;
+    let spares = forget::attached(desc.id, &devices);
+    let missing = desc.spares.len().saturating_sub(spares.len());
+    let later = (missing > 0).then(|| {
+        format!("{missing} of its spares are not attached: attached again they speak of “{}” again; forget it then", desc.name)
+    });
+    if !sure {
+        let wipe = |spare: &forget::Attached| format!("would make {} blank; it holds {}", spare.words(), spare.holds(desc));
+        let last = [
+            format!("would remove “{}” ({}) from what is known; main and the history stay as they are", desc.name, desc.id),
+            "nothing was done; to do it, repeat with --yes".to_string(),
+        ];
+        return Ok((spares.iter().map(wipe).chain(later).chain(last).collect(), None));
+    }
+    let wiped = forget::wipe(&spares)?;
+    let (tell, told) = std::sync::mpsc::channel();
+    let id = desc.id;
+    store.queue(move |store| drop(tell.send(store.remove_set(id))));
+    let removed = told.recv().map_err(|_| Reason::from("the daemon is stopping".to_string()))?;
+    removed.map_err(|error| Reason::new(format!("the spares are blank, but the registry is not: {error}"), "repeat it"))?;
+    let done = wiped.iter().map(|spare| format!("{spare} is blank"));
+    Ok((done.chain(later).chain([format!("“{}” is forgotten", desc.name)]).collect(), Some(wiped)))
 }
 
 /// Checks, writes, opens. What was written is taken back if the device cannot be opened.
@@ -260,11 +353,13 @@ fn write_and_open(
     })
 }
 
-fn restored(report: Value) -> Result<Value, Reason> {
-    let report: StatusReport = serde_json::from_value(report).map_err(|error| Reason::from(error.to_string()))?;
+/// Sets without any spare here are no concern of those who ask for all.
+fn restored(report: Value, named: bool) -> Result<Value, Reason> {
+    let mut report: StatusReport = serde_json::from_value(report).map_err(|error| Reason::from(error.to_string()))?;
+    report.sets.retain(|set| named || set.state != ABSENT);
     let closed: Vec<&SetReport> = report.sets.iter().filter(|set| set.state != "open").collect();
     if let Some(set) = closed.first() {
-        let hint = "attach what is missing and repeat; remap-guardian status shows every set";
+        let hint = "attach what is missing and repeat; remap-guardian status shows every set, forget gives one up";
         return Err(Reason::new(format!("“{}” is not open: {}", set.name, set.state), hint));
     }
     if report.sets.is_empty() {

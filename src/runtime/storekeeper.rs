@@ -74,11 +74,13 @@ fn open(path: &Path, tell: &dyn Fn(Option<String>), aside: &mut Option<PathBuf>)
         let there = path.parent().is_none_or(Path::is_dir);
         let trouble = match there.then(|| SledStore::open(path)) {
             Some(Ok(store)) => return store,
-            Some(Err(error @ OpenError::Unreadable { .. })) => match set_aside(path, super::daemon::now()) {
+            // Once: a second store that is unreadable at once says that something else is wrong.
+            Some(Err(error @ OpenError::Unreadable { .. })) if aside.is_none() => match set_aside(path, super::daemon::now()) {
                 // Never deleted. Registry and allocator come back from the spares.
                 Ok(kept) => {
                     tracing::error!("{error}; it was set aside as {} and is made anew from the spares", kept.display());
                     *aside = Some(kept);
+                    std::thread::sleep(RETRY);
                     continue;
                 }
                 Err(failed) => format!("{error}; it could not be set aside: {failed}"),

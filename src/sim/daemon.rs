@@ -78,7 +78,7 @@ impl Daemon {
             }
             spares.push((format!("spare{index}"), Box::new(io)));
         }
-        let (open, remaps) = reconcile::open_tables(&desc, spares)?;
+        let (mut open, remaps) = reconcile::open_tables(&desc, spares)?;
         let fresh = shared.lock().kernel.is_none();
         if fresh {
             create(shared, life)?;
@@ -88,6 +88,7 @@ impl Daemon {
             remove(shared, life);
         }
         let (target, since) = taken?;
+        reconcile::mirror(&mut open);
         let main = Box::new(SimIo::open(shared, life, 0));
         let own: Vec<Box<dyn BlockIo>> =
             (0..desc.spares.len()).map(|index| Box::new(SimIo::open(shared, life, index + 1)) as Box<dyn BlockIo>).collect();

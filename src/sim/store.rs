@@ -56,6 +56,10 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn remove_set(&self, _: SetId) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn sets(&self) -> Result<Vec<SetDescription>, StoreError> {
         Ok(Vec::new())
     }

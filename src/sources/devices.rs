@@ -68,6 +68,24 @@ pub fn bottom_disks(sysfs: &Path, name: &str) -> BTreeSet<String> {
     bottom
 }
 
+/// Whether `upper` is `lower`, a partition of it, or made of it through volumes and arrays.
+pub fn rests_on(sysfs: &Path, upper: &str, lower: &str) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut open = vec![upper.to_owned()];
+    while let Some(name) = open.pop() {
+        if name == lower {
+            return true;
+        }
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        open.push(disk_of(sysfs, &name));
+        let below = fs::read_dir(class_dir(sysfs, &name).join("slaves")).into_iter().flatten().flatten();
+        open.extend(below.map(|entry| entry.file_name().to_string_lossy().into_owned()));
+    }
+    false
+}
+
 /// Kernel names of the partitions of a disk, sorted.
 pub fn partitions_of(sysfs: &Path, disk: &str) -> Vec<String> {
     let entries = fs::read_dir(class_dir(sysfs, disk)).into_iter().flatten().flatten();
@@ -272,6 +290,8 @@ pub(crate) mod tests {
         assert_eq!(bottom("sda2"), ["sda"]);
         assert_eq!(bottom("md0"), ["sda", "sdb"]);
         assert_eq!(bottom("dm-1"), ["sda", "sdb"]);
+        assert!(rests_on(root.path(), "dm-1", "sdb") && rests_on(root.path(), "dm-1", "sda1"));
+        assert!(!rests_on(root.path(), "md0", "sda2") && !rests_on(root.path(), "sda", "sda1"));
     }
 
     #[test]

@@ -98,6 +98,22 @@ pub fn uses(roots: &Roots, name: &str) -> std::io::Result<Vec<Use>> {
     Ok(found)
 }
 
+/// A block device that is built on the member `name` (or on its partitions, or on its whole disk) and is not the
+/// device-mapper device with `uuid`.
+pub fn foreign_holder(sysfs: &Path, name: &str, uuid: &str) -> Option<Use> {
+    let mut names = vec![name.to_owned()];
+    names.extend(partitions_of(sysfs, name));
+    let disk = super::devices::disk_of(sysfs, name);
+    names.extend((disk != name).then_some(disk));
+    names.into_iter().find_map(|device| {
+        let holders = fs::read_dir(class_dir(sysfs, &device).join("holders")).into_iter().flatten().flatten();
+        let mut holders = holders.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let ours = |holder: &String| attribute(&class_dir(sysfs, holder), "dm/uuid").as_deref() == Some(uuid);
+        let holder = holders.find(|holder| !ours(holder))?;
+        Some(Use::Holder { device, holder })
+    })
+}
+
 /// Whether the node can be opened exclusively right now. Opened for reading: closing it makes no udev event.
 pub fn exclusively(node: &Path) -> std::io::Result<Option<Use>> {
     let flags = (OFlags::EXCL | OFlags::NONBLOCK | OFlags::CLOEXEC).bits();
@@ -182,6 +198,22 @@ mod tests {
                 Use::Holder { device: "sda2".into(), holder: "dm-3".into() },
             ]
         );
+    }
+
+    #[test]
+    fn only_its_own_device_may_hold_a_member() {
+        let (_dir, roots) = roots("", "");
+        let held = |name: &str| foreign_holder(&roots.sysfs, name, "REMAP-GUARDIAN-1").map(|held| held.to_string());
+        disk(&roots.sysfs, "dm-3", &[("dm/uuid", "REMAP-GUARDIAN-1\n")]);
+        disk(&roots.sysfs, "dm-4", &[("dm/uuid", "LVM-1\n")]);
+        fs::create_dir_all(class_dir(&roots.sysfs, "sda2").join("holders/dm-3")).unwrap();
+        assert_eq!(held("sda2"), None);
+        fs::create_dir_all(class_dir(&roots.sysfs, "sda1").join("holders/dm-4")).unwrap();
+        assert_eq!(held("sda2"), None, "another partition is no concern");
+        assert_eq!(held("sda1").unwrap(), "sda1 is part of dm-4");
+        assert_eq!(held("sda").unwrap(), "sda1 is part of dm-4");
+        fs::create_dir_all(class_dir(&roots.sysfs, "sda").join("holders/dm-4")).unwrap();
+        assert_eq!(held("sda2").unwrap(), "sda is part of dm-4");
     }
 
     #[test]

@@ -140,6 +140,18 @@ impl Store for SledStore {
         self.flush()
     }
 
+    fn remove_set(&self, set: SetId) -> Result<(), StoreError> {
+        let mut state = self.state();
+        state.spaces.retain(|(of, _), _| *of != set);
+        // The registry last: what is left after a failure can be removed again.
+        for tree in [&self.trees.extents, &self.trees.spares, &self.trees.sets] {
+            for key in tree.scan_prefix(set.0.as_bytes()).keys() {
+                key.and_then(|key| tree.remove(key)).map_err(|error| self.trees.failed(error))?;
+            }
+        }
+        self.flush()
+    }
+
     fn sets(&self) -> Result<Vec<SetDescription>, StoreError> {
         self.trees.sets()
     }

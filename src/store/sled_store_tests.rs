@@ -99,6 +99,25 @@ fn a_table_that_cannot_be_stops_the_spare() {
 }
 
 #[test]
+fn a_set_is_forgotten_but_its_history_is_not() {
+    let (_dir, path, store) = store();
+    for n in [1, 2] {
+        store.put_set(&set(n)).unwrap();
+        store.rebuild(set(n).id, 0, ext(DATA.0, DATA.1), &[remap(0, 96)]).unwrap();
+        store.append(&entry(&set(n), 5, "x")).unwrap();
+    }
+    store.remove_set(set(1).id).unwrap();
+    assert!(store.reserve(set(1).id, 0, Sectors(8), Sectors(8)).is_err());
+    store.reserve(set(2).id, 0, Sectors(8), Sectors(8)).unwrap();
+    store.remove_set(set(1).id).unwrap();
+    drop(store);
+    let store = SledStore::open(&path).unwrap();
+    assert_eq!(store.sets().unwrap(), [set(2)]);
+    assert_eq!(store.usage(set(1).id, 0).unwrap(), Usage::default());
+    assert_eq!(store.history(Some(set(1).id), Millis(0), 9).unwrap().len(), 1);
+}
+
+#[test]
 fn sets_are_remembered() {
     let (_dir, path, store) = store();
     store.put_set(&set(1)).unwrap();

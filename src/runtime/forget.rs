@@ -1,0 +1,115 @@
+//! Gives up a set that is not open: its spares are blank again, and nothing speaks of it any more but history.
+
+use super::assemble::words;
+use crate::actuate::{Access, DirectDevice, SpareTable, activate, read_header, wipe_headers};
+use crate::control::Reason;
+use crate::edge::FoundDevice;
+use crate::model::{SetDescription, SetId, SetName};
+
+/// A spare of the set that is attached.
+pub struct Attached {
+    device: FoundDevice,
+    index: u16,
+}
+
+impl Attached {
+    /// In words, for people.
+    pub fn words(&self) -> String {
+        format!("{} ({})", self.device.node.display(), words(&self.device.identity))
+    }
+
+    /// What is on it that is nowhere else, in words.
+    pub fn holds(&self, desc: &SetDescription) -> String {
+        let remaps = DirectDevice::open(&self.device.node, Access::READ)
+            .map_err(|error| error.to_string())
+            .and_then(|io| SpareTable::open(&io, desc, self.index).map_err(|error| error.to_string()))
+            .map(|table| table.remaps().count());
+        match remaps {
+            Ok(0) => "no remaps".into(),
+            Ok(count) => format!("{count} remaps: main has older content there, or none that can be read"),
+            Err(error) => format!("an unknown number of remaps: {error}"),
+        }
+    }
+}
+
+/// The one set of this name or id.
+pub fn choose(name: &SetName, mut known: Vec<SetDescription>) -> Result<SetDescription, Reason> {
+    known.sort_by_key(|desc| desc.id);
+    known.dedup_by_key(|desc| desc.id);
+    known.retain(|desc| desc.name == *name || desc.id.to_string() == name.as_str());
+    let ids: Vec<String> = known.iter().map(|desc| desc.id.to_string()).collect();
+    match (known.pop(), ids.len()) {
+        (Some(desc), 1) => Ok(desc),
+        (None, _) => Err(Reason::new(format!("there is no set “{name}”"), "see the known ones: remap-guardian status")),
+        _ => Err(Reason::new(
+            format!("several sets are called “{name}”: {}", ids.join(", ")),
+            "give the id of one instead of the name; remap-guardian status --json shows which is which",
+        )),
+    }
+}
+
+/// Fails while the set's device exists.
+pub fn closed(desc: &SetDescription) -> Result<(), Reason> {
+    match activate::find_active(desc.id) {
+        Ok(None) => Ok(()),
+        Ok(Some(active)) => Err(open(&active.name)),
+        // Without device-mapper no device is open.
+        Err(activate::ActivateError::NoDeviceMapper(_)) => Ok(()),
+        Err(error) => Err(Reason::from(error.to_string())),
+    }
+}
+
+/// Why an open set is not forgotten.
+pub fn open(name: &str) -> Reason {
+    let message = format!("“{name}” is open, or the last I/O to its disks has not ended yet");
+    Reason::new(message, format!("unmount it, then: dmsetup remove {name}; then repeat"))
+}
+
+/// The attached devices that say they are a spare of the set.
+pub fn attached(set: SetId, devices: &[FoundDevice]) -> Vec<Attached> {
+    let ours = |device: &FoundDevice| {
+        let header = read_header(&DirectDevice::open(&device.node, Access::READ).ok()?).ok()?.header;
+        (header.set.id == set).then(|| Attached { device: device.clone(), index: header.spare })
+    };
+    devices.iter().filter_map(ours).collect()
+}
+
+/// Makes the spares blank. Says which are; stops at the first that cannot be.
+pub fn wipe(spares: &[Attached]) -> Result<Vec<String>, Reason> {
+    let one = |spare: &Attached| {
+        let node = &spare.device.node;
+        let failed = |error: String| Reason::new(format!("{}: {error}", node.display()), "detach it, or repeat when it is free");
+        let io = DirectDevice::open(node, Access::SOLE).map_err(|error| failed(error.to_string()))?;
+        if io.devno().map_err(|error| failed(error.to_string()))? != Some(spare.device.devno) {
+            return Err(failed("it has become another device since it was looked at".into()));
+        }
+        wipe_headers(&io).map_err(|error| failed(error.to_string()))?;
+        Ok(spare.words())
+    };
+    spares.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Identity, Millis, Secret};
+
+    #[test]
+    fn a_set_is_chosen_by_name_or_id() {
+        let set = |id: u128, name: &str| SetDescription {
+            id: SetId(uuid::Uuid::from_u128(id)),
+            name: SetName::new(name).unwrap(),
+            main: Identity::default(),
+            spares: Vec::new(),
+            secret: Secret([0; 16]),
+            geometry: Vec::new(),
+            created: Millis(0),
+        };
+        let known = vec![set(1, "a"), set(2, "b"), set(1, "a"), set(3, "b")];
+        let chosen = |name: &str| choose(&SetName::new(name).unwrap(), known.clone()).map(|desc| desc.id.0.as_u128());
+        assert_eq!(chosen("a").unwrap(), 1);
+        assert_eq!(chosen(&set(3, "b").id.to_string()).unwrap(), 3);
+        assert!(chosen("b").unwrap_err().message.contains("several"));
+        assert!(chosen("c").unwrap_err().message.contains("no set “c”"));
+    }
+}
