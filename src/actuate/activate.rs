@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn a_missing_module_says_what_to_do() {
         let error = ActivateError::NoTarget { kernel: "6.1.0".into(), why: "not found".into() }.to_string();
-        assert!(error.contains("6.1.0") && error.contains("Install"), "{error}");
+        assert!(error.contains("6.1.0") && error.contains("install"), "{error}");
     }
 
     #[test]
