@@ -6,7 +6,7 @@ use crate::control::Reason;
 use crate::edge::FoundDevice;
 use crate::format::geometry;
 use crate::model::{Identity, Millis, Secret, SetDescription, SetId, SetName};
-use crate::sources::{devices, in_use, signature};
+use crate::sources::{devices, fstab, in_use, signature};
 use std::path::{Path, PathBuf};
 
 /// The most spares a set can have: what fits into a header.
@@ -60,6 +60,7 @@ pub fn check(wish: &Wish, found: &[FoundDevice], known: &[SetDescription], now: 
     if signature::holds_spare(&main.node).map_err(|error| Reason::from(format!("{}: {error}", main.node.display())))? {
         return Err(Reason::new(format!("{} is a spare of remap-guardian", main.node.display()), "see: remap-guardian status"));
     }
+    not_mounted_at_boot(main, &wish.name)?;
     for spare in &spares {
         blank(spare, wish.overwrite_spare)?;
     }
@@ -158,6 +159,40 @@ fn distinct(one: &FoundDevice, two: &FoundDevice, what: &str) -> Result<(), Reas
     if !disks(one).is_disjoint(&disks(two)) || same_drive {
         let message = format!("{what} are on the same disk: {} and {}", one.node.display(), two.node.display());
         return Err(Reason::new(message, "a disk that dies takes its spare with it: use a spare on another disk"));
+    }
+    Ok(())
+}
+
+/// No line of `/etc/fstab` would mount main, or a partition of it, past the device above it: with stale sectors, and with
+/// writes that the device knows nothing of.
+fn not_mounted_at_boot(main: &FoundDevice, name: &SetName) -> Result<(), Reason> {
+    let text = match std::fs::read_to_string("/etc/fstab") {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(|error| Reason::from(format!("/etc/fstab: {error}")))?,
+    };
+    let sysfs = Path::new("/sys");
+    let parts = devices::partitions_of(sysfs, &main.name).into_iter();
+    let parts = parts.map(|part| (Path::new("/dev").join(part.replace('!', "/")), devices::devno_of(sysfs, &part)));
+    for (node, devno) in std::iter::once((main.node.clone(), Some(main.devno))).chain(parts) {
+        let tags = signature::tags(&node).map_err(|error| Reason::from(format!("{}: {error}", node.display())))?;
+        let is_it = |path: &Path| {
+            use std::os::unix::fs::MetadataExt;
+            let rdev = std::fs::metadata(path).map(|found| found.rdev());
+            rdev.is_ok_and(|rdev| Some((rustix::fs::major(rdev), rustix::fs::minor(rdev))) == devno && rdev != 0)
+        };
+        if let Some(line) = fstab::line_of(&text, &tags, &is_it) {
+            let message = format!(
+                "/etc/fstab would mount {} itself at the next boot, past /dev/mapper/{name}; its line is:\n  {}",
+                node.display(),
+                line.trim()
+            );
+            let hint = if node == main.node {
+                format!("write instead, then repeat:\n  {}", fstab::with_device(line, &format!("/dev/mapper/{name}")))
+            } else {
+                format!("protect the partition instead of the disk (--main {}), or remove the line", node.display())
+            };
+            return Err(Reason::new(message, hint));
+        }
     }
     Ok(())
 }

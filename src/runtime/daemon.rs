@@ -433,6 +433,11 @@ impl Daemon {
         });
     }
 
+    /// Tells when the look that is under way has ended.
+    pub(super) fn wait_for_look(&mut self, done: tokio::sync::oneshot::Sender<()>) {
+        self.waiting_for_look[0].push(done);
+    }
+
     /// Looks, and tells when a look has ended that began after this.
     pub(super) fn look_for(&mut self, done: tokio::sync::oneshot::Sender<()>) {
         self.waiting_for_look[usize::from(self.looking)].push(done);

@@ -34,6 +34,17 @@ impl Daemon {
             drop(tell.send(Err(reason)));
             return;
         }
+        if !self.looked && matches!(request, Request::Create { .. } | Request::Forget { .. }) {
+            // Only then is it known what the disks hold.
+            let (done, wait) = tokio::sync::oneshot::channel();
+            self.wait_for_look(done);
+            let out = self.out.clone();
+            tokio::spawn(async move {
+                drop(wait.await);
+                drop(out.send(Input::Asked((request, tell))));
+            });
+            return;
+        }
         match request {
             Request::Status { name } => self.status(name, tell),
             Request::History { name, since, limit } => self.history(name, since, limit, tell),
@@ -224,14 +235,11 @@ impl Daemon {
         });
     }
 
-    /// Admits what takes or frees disks: one at a time, and only when it is known what the disks hold.
+    /// Admits what takes or frees disks: one at a time.
     fn begin(&mut self, name: &SetName) -> Result<(), Reason> {
         if let Some(busy) = &self.busy {
             let message = format!("“{busy}” is being made or forgotten just now");
             return Err(Reason::new(message, "repeat when that has ended: remap-guardian status"));
-        }
-        if !self.looked {
-            return Err(Reason::new("the first look at the disks has not ended yet", "repeat in a few seconds"));
         }
         self.busy = Some(name.clone());
         Ok(())

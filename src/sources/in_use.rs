@@ -144,7 +144,7 @@ impl Mount {
 }
 
 /// Undoes the kernel's octal escapes (`\040` for a space).
-fn unescape(text: &str) -> String {
+pub(super) fn unescape(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut plain = Vec::with_capacity(bytes.len());
     let mut at = 0;

@@ -31,13 +31,44 @@ pub fn signature(node: &Path) -> Result<Option<String>, SignatureError> {
     if holds_spare(node).map_err(unreadable)? {
         return Ok(Some("a spare of remap-guardian".into()));
     }
-    let mut command = Command::new("blkid");
-    command.args(["-p", "-o", "export", "--"]).arg(node).env("LC_ALL", "C");
-    // PATH need not hold sbin.
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    let mut command = blkid();
+    command.args(["-p", "-o", "export", "--"]).arg(node);
     let output = run(&mut command, PROBE_TIME).map_err(SignatureError::Probe)?;
     judge(output.status.code(), &String::from_utf8_lossy(&output.stdout), &String::from_utf8_lossy(&output.stderr))
+}
+
+/// What the content can be named by, as blkid knows it: `UUID`, `LABEL`, `PARTUUID` and the like.
+pub fn tags(node: &Path) -> Result<Vec<(String, String)>, SignatureError> {
+    let mut command = blkid();
+    command.args(["-c", "/dev/null", "-o", "export", "--"]).arg(node);
+    let output = run(&mut command, PROBE_TIME).map_err(SignatureError::Probe)?;
+    match output.status.code() {
+        Some(0) => Ok(pairs(&String::from_utf8_lossy(&output.stdout))),
+        Some(2) => Ok(Vec::new()),
+        code => Err(SignatureError::Probe(format!("failed with {code:?}: {}", String::from_utf8_lossy(&output.stderr).trim()))),
+    }
+}
+
+/// `NAME=value` lines; blkid puts a backslash before what a shell would take apart.
+fn pairs(export: &str) -> Vec<(String, String)> {
+    let pair = |line: &str| {
+        let (name, value) = line.split_once('=')?;
+        let mut plain = String::new();
+        let mut chars = value.chars();
+        while let Some(c) = chars.next() {
+            plain.extend(if c == '\\' { chars.next() } else { Some(c) });
+        }
+        Some((name.to_owned(), plain))
+    };
+    export.lines().filter_map(pair).collect()
+}
+
+fn blkid() -> Command {
+    let mut command = Command::new("blkid");
+    // PATH need not hold sbin.
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("LC_ALL", "C").env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    command
 }
 
 /// Whether a header of ours is at the start, or in the last whole 4096 bytes, of the device.
@@ -112,6 +143,12 @@ mod tests {
         assert!(judge(Some(0), "", "").unwrap().is_some());
         assert!(judge(Some(4), "", "usage").is_err());
         assert!(judge(None, "", "").is_err());
+    }
+
+    #[test]
+    fn tags_are_read_as_they_are() {
+        let found = pairs("DEVNAME=/dev/x\nLABEL=my\\ disk\\\\\n\nUUID=1-2\n");
+        assert_eq!(found[1..], [("LABEL".into(), "my disk\\".into()), ("UUID".into(), "1-2".into())]);
     }
 
     #[test]
