@@ -48,9 +48,8 @@ module:
 # Installs what there is of some patterns.
 put = $(if $(wildcard $2),install -D -m 644 -t $(DESTDIR)$1 $(wildcard $2))
 
-install:
-	@test -x $(release)/remap-guardian && test -f $(module)/dm_remap_v4_real.ko || \
-		{ echo "make install: nothing is built for kernel $(KVER) in $(out): run \"make build\" first" >&2; exit 1; }
+# Builds what is not there yet, and only that: root may have no Rust.
+install: $(if $(wildcard $(release)/remap-guardian),,daemon) $(if $(wildcard $(module)/dm_remap_v4_real.ko),,module)
 	install -D -m 755 $(release)/remap-guardian $(DESTDIR)$(PREFIX)/sbin/remap-guardian
 	install -D -m 644 -t $(DESTDIR)/lib/modules/$(KVER)/updates $(module)/dm_remap_v4_real.ko
 	strip --strip-debug $(DESTDIR)/lib/modules/$(KVER)/updates/dm_remap_v4_real.ko

@@ -5,11 +5,15 @@
  */
 #include <linux/random.h>
 #include <linux/slab.h>
+#include <linux/suspend.h>
 
 #include "remap.h"
 
 static LIST_HEAD(remap_devices);
 static DEFINE_MUTEX(remap_devices_lock);
+
+/* The system goes to sleep: nothing new is held. */
+bool remap_freezing;
 
 /* ctl, or nobody else is left */
 struct remap_table *remap_table_of(struct remap_device *rd)
@@ -137,6 +141,9 @@ static struct remap_device *device_new(struct remap_target *rt,
 	mutex_init(&rd->ctl);
 	mutex_init(&rd->live_lock);
 	spin_lock_init(&rd->lock);
+	spin_lock_init(&rd->flush_lock);
+	/* Who knows what was written, through an earlier device of the same members. */
+	rd->dirty = ~0UL;
 	INIT_WORK(&rd->drain, remap_drain_work);
 	INIT_WORK(&rd->event, event_work);
 	INIT_DELAYED_WORK(&rd->bounds, bounds_work);
@@ -296,3 +303,30 @@ void remap_device_leave(struct remap_target *rt)
 	if (last)
 		device_free(rd);
 }
+
+/*
+ * Before a freeze what is held gets its error: the owner is frozen too, and a
+ * task that waits for a held write would keep the system awake.
+ */
+static int pm_event(struct notifier_block *nb, unsigned long what, void *data)
+{
+	struct remap_device *rd;
+
+	switch (what) {
+	case PM_HIBERNATION_PREPARE:
+	case PM_SUSPEND_PREPARE:
+		WRITE_ONCE(remap_freezing, true);
+		mutex_lock(&remap_devices_lock);
+		list_for_each_entry(rd, &remap_devices, list)
+			remap_decide(rd, 0, U64_MAX, V_RELEASED);
+		mutex_unlock(&remap_devices_lock);
+		break;
+	case PM_POST_HIBERNATION:
+	case PM_POST_SUSPEND:
+		WRITE_ONCE(remap_freezing, false);
+		break;
+	}
+	return NOTIFY_DONE;
+}
+
+struct notifier_block remap_pm = { .notifier_call = pm_event };

@@ -64,6 +64,9 @@ int remap_fence_add(struct remap_target *rt, u64 start, u64 len, u32 ms, u32 *id
 	if (!len || len > rt->limits.main_len ||
 	    start > rt->limits.main_len - len)
 		return -ERANGE;
+	/* I/O is cut at a fence's ends: half a block could not be written. */
+	if ((start | len) & (rt->limits.align - 1))
+		return -EINVAL;
 	f = kzalloc(sizeof(*f), GFP_KERNEL);
 	if (!f)
 		return -ENOMEM;
@@ -88,7 +91,7 @@ int remap_fence_add(struct remap_target *rt, u64 start, u64 len, u32 ms, u32 *id
 	remap_gate_update(rd);
 	spin_unlock_irq(&rd->lock);
 
-	queue_work(remap_ctl_wq, &rd->drain);
+	queue_work(remap_drain_wq, &rd->drain);
 	remap_bounds_arm(rd);
 	return 0;
 busy:

@@ -25,7 +25,8 @@ bool remap_may_hold(struct remap_io *io, u8 member, blk_status_t status)
 	struct remap_target *rt = io->rt;
 	struct bio *bio = remap_bio(io);
 
-	if (!rt->managed || !rt->hold_ms || !lease_valid(rt->rd))
+	if (!rt->managed || !rt->hold_ms || !lease_valid(rt->rd) ||
+	    READ_ONCE(remap_freezing))
 		return false;
 	if (status != BLK_STS_MEDIUM && status != BLK_STS_IOERR &&
 	    status != BLK_STS_TARGET)
@@ -52,7 +53,7 @@ enum hold remap_hold(struct remap_piece *p, u64 seen)
 	spin_lock_irq(&rd->lock);
 	if (dm_noflush_suspending(io->rt->ti)) {
 		r = HOLD_REQUEUE;
-	} else if (io->rt->dead || !lease_valid(rd) ||
+	} else if (io->rt->dead || !lease_valid(rd) || READ_ONCE(remap_freezing) ||
 		   time_after_eq(jiffies, io->deadline) ||
 		   rd->held_pieces >= REMAP_HELD_PIECES ||
 		   rd->held_bytes + p->iter.bi_size > REMAP_HELD_BYTES) {

@@ -105,6 +105,12 @@ static int unfence(struct message *m)
 	       remap_fence_end(m->rt->rd, id);
 }
 
+static int ack_flush(struct message *m)
+{
+	remap_flush_forget(m->rt->rd);
+	return 0;
+}
+
 /* retry and release: decide the held pieces of a range */
 static int decide(struct message *m)
 {
@@ -144,6 +150,7 @@ static const struct command {
 	{ "unfence", 2, 2, true, unfence },
 	{ "retry", 3, 3, true, decide },
 	{ "release", 3, 3, true, decide },
+	{ "ack_flush", 1, 1, true, ack_flush },
 };
 
 /* ctl held */

@@ -11,6 +11,7 @@
  *   live_lock  (mutex)    live_ti, only for raising events
  *   lock       (spinlock) fences, waiting and held I/O, lease, deadlines
  *   ring.lock  (spinlock) the error ring; taken from end_io, in any context
+ *   flush_lock (spinlock) flushes under way or failed; likewise
  * The map path takes none of them unless its I/O has to wait.
  */
 #ifndef REMAP_H
@@ -40,6 +41,7 @@
 #define REMAP_MAX_CLOSED_MS	600000
 #define REMAP_MAX_HOLD_MS	15000
 #define REMAP_HOLD_MS		10000
+#define REMAP_LATCH_MS		10000
 #define REMAP_HELD_PIECES	1024
 #define REMAP_HELD_BYTES	(16 << 20)
 #define REMAP_SLOW_ACTIVE	32
@@ -49,6 +51,7 @@
 
 extern bool remap_debug;
 extern struct workqueue_struct *remap_ctl_wq;
+extern struct workqueue_struct *remap_drain_wq;
 
 /* ---- the error ring ---- */
 
@@ -119,6 +122,11 @@ struct remap_device {
 	unsigned int epoch;
 	bool gated;		/* some I/O may have to wait or fail */
 	unsigned long dirty;	/* bit n: spare n was written since its last flush */
+
+	spinlock_t flush_lock;
+	unsigned int flushing[REMAP_MAX_SPARES];	/* flushes under way */
+	bool flush_failed;
+	unsigned long flush_failed_until;
 
 	struct mutex ctl;
 	bool owned;		/* ctl */
@@ -268,6 +276,8 @@ int remap_device_compatible(struct remap_target *rt);
 bool remap_device_contested(struct remap_target *rt);
 void remap_publish(struct remap_device *rd, struct remap_table *t);
 struct remap_table *remap_table_of(struct remap_device *rd);
+extern bool remap_freezing;
+extern struct notifier_block remap_pm;
 void remap_event(struct remap_device *rd);
 void remap_bounds_arm(struct remap_device *rd);
 
@@ -306,6 +316,12 @@ void remap_hold_suspend(struct remap_target *rt, bool noflush);
 void remap_abandon(struct remap_target *rt);
 enum hold remap_wait(struct remap_io *io, u64 sector, u32 len);
 void remap_kick(struct remap_device *rd);
+
+/* flush.c */
+bool remap_flush_latched(struct remap_device *rd);
+void remap_flush_forget(struct remap_device *rd);
+int remap_flush_map(struct remap_io *io, struct bio *bio);
+void remap_flush_done(struct remap_io *io, struct bio *bio, blk_status_t status);
 
 /* drive.c */
 void remap_drive(struct remap_io *io, const struct bvec_iter *iter,

@@ -52,7 +52,8 @@ static unsigned int help_text(struct remap_target *rt, char *result,
 		       "  seal              - seal <id>\n"
 		       "  unfence           - unfence <id>\n"
 		       "  retry             - retry <start> <len>\n"
-		       "  release           - release <start> <len>\n");
+		       "  release           - release <start> <len>\n"
+		       "  ack_flush         - A failed flush has been seen\n");
 	return sz;
 }
 

@@ -135,9 +135,20 @@ static void hold_rest(struct remap_io *io, const struct remap_step *s,
 	}
 }
 
+/* What is left of a failed write is not tried any more: the first error counts. */
+static void stop_narrowing(struct remap_io *io)
+{
+	u64 main = io->rest.bi_sector;
+
+	remap_record(io->rt->rd, KIND_FAILED, remap_bio(io), 0, main, main,
+		     iter_len(&io->rest), io->first);
+	give_up(io, io->first);
+}
+
 static void rest_failed(struct remap_io *io, const struct remap_step *s)
 {
-	if (s->lost) {
+	/* Neither is an error of the member. */
+	if (s->lost || s->status == BLK_STS_NOTSUPP) {
 		give_up(io, s->status);
 	} else if (!remap_may_hold(io, s->member, s->status)) {
 		record_step(io, KIND_FAILED, io->rest.bi_sector, s, s->status);
@@ -155,9 +166,15 @@ static bool drive_rest(struct remap_io *io)
 	struct remap_step s;
 
 	while (io->rest.bi_size) {
+		if (io->narrow && time_after_eq(jiffies, io->deadline)) {
+			stop_narrowing(io);
+			break;
+		}
 		remap_drive(io, &io->rest, &s);
-		if (s.route == ROUTE_FAIL) {
-			give_up(io, io->narrow ? io->first : BLK_STS_IOERR);
+		if (s.route == ROUTE_FAIL && io->narrow) {
+			stop_narrowing(io);
+		} else if (s.route == ROUTE_FAIL) {
+			give_up(io, BLK_STS_IOERR);
 		} else if (s.route == ROUTE_GO) {
 			if (s.status)
 				rest_failed(io, &s);

@@ -111,6 +111,7 @@ static struct remap_table *table_alloc(u64 count)
 	t->count = count;
 	t->checksum = 0;
 	t->marked = 0;
+	t->used = 0;
 	return t;
 }
 
@@ -120,9 +121,11 @@ static void table_sum(struct remap_table *t)
 
 	t->checksum = 0;
 	t->marked = 0;
+	t->used = 0;
 	for (i = 0; i < t->count; i++) {
 		t->checksum += remap_entry_hash(&t->e[i]);
 		t->marked += t->e[i].flags & REMAP_MARKED;
+		t->used |= 1U << t->e[i].index;
 	}
 }
 

@@ -33,6 +33,7 @@ struct remap_table {
 	u64 count;
 	u64 checksum;
 	u64 marked;
+	u32 used;		/* bit n: something maps to spare n */
 	struct remap_entry e[];
 };
 

@@ -5,6 +5,7 @@
  */
 #include <linux/module.h>
 #include <linux/slab.h>
+#include <linux/suspend.h>
 
 #define DM_MSG_PREFIX "remap-v4"
 
@@ -14,22 +15,11 @@ bool remap_debug;
 module_param_named(debug, remap_debug, bool, 0644);
 MODULE_PARM_DESC(debug, "Log each failed write that is narrowed");
 
-struct workqueue_struct *remap_ctl_wq;
-
-/* A spare that nothing was written to since its last flush needs none. */
-static int map_flush(struct remap_target *rt, struct remap_io *io, struct bio *bio)
-{
-	unsigned int member = dm_bio_get_target_bio_nr(bio);
-
-	bio_set_dev(bio, remap_member(rt, member));
-	if (member && !test_and_clear_bit(member - 1, &rt->rd->dirty)) {
-		bio_endio(bio);
-		return DM_MAPIO_SUBMITTED;
-	}
-	io->state = IO_FLUSH;
-	io->member = member;
-	return DM_MAPIO_REMAPPED;
-}
+/*
+ * A drain waits for members, for as long as they take. When memory is short a
+ * queue has one worker, and the bounds of all devices may not wait behind it.
+ */
+struct workqueue_struct *remap_ctl_wq, *remap_drain_wq;
 
 /* Off the fast path: wait at the gate, or go straight to a worker. */
 static int defer(struct remap_io *io, struct bio *bio, enum route v)
@@ -59,8 +49,12 @@ static int remap_map(struct dm_target *ti, struct bio *bio)
 
 	io->rt = rt;
 	io->state = IO_DONE;
-	if (bio->bi_opf & REQ_PREFLUSH)
-		return map_flush(rt, io, bio);
+	if (unlikely(op_is_flush(bio->bi_opf))) {
+		if (remap_flush_latched(rd))
+			return DM_MAPIO_KILL;
+		if (bio->bi_opf & REQ_PREFLUSH)
+			return remap_flush_map(io, bio);
+	}
 
 	if (bio_op(bio) == REQ_OP_READ)
 		this_cpu_inc(rd->pcpu->reads);
@@ -132,18 +126,6 @@ static void direct_done(struct remap_io *io, struct bio *bio)
 	remap_route_done(rd, io->epoch);
 }
 
-static void flush_done(struct remap_io *io, struct bio *bio, blk_status_t status)
-{
-	struct remap_device *rd = io->rt->rd;
-
-	if (!status)
-		return;
-	if (io->member)
-		set_bit(io->member - 1, &rd->dirty);
-	remap_record(rd, KIND_FAILED, bio, io->member, REMAP_NO_SECTOR, 0, 0,
-		     status);
-}
-
 /* May run in interrupt context. */
 static int remap_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
 {
@@ -156,7 +138,7 @@ static int remap_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *err
 		direct_done(io, bio);
 		break;
 	case IO_FLUSH:
-		flush_done(io, bio, *error);
+		remap_flush_done(io, bio, *error);
 		break;
 	case IO_DONE:
 		break;
@@ -296,23 +278,34 @@ static struct target_type remap_target_type = {
 	.iterate_devices = remap_iterate,
 };
 
+static void free_queues(void)
+{
+	if (remap_drain_wq)
+		destroy_workqueue(remap_drain_wq);
+	if (remap_ctl_wq)
+		destroy_workqueue(remap_ctl_wq);
+}
+
 static int __init remap_init(void)
 {
-	int r;
+	int r = -ENOMEM;
 
 	remap_ctl_wq = alloc_workqueue("dm_remap_ctl", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
-	if (!remap_ctl_wq)
-		return -ENOMEM;
-	r = dm_register_target(&remap_target_type);
+	remap_drain_wq = alloc_workqueue("dm_remap_drain", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	if (remap_ctl_wq && remap_drain_wq)
+		r = dm_register_target(&remap_target_type);
 	if (r)
-		destroy_workqueue(remap_ctl_wq);
+		free_queues();
+	else
+		register_pm_notifier(&remap_pm);
 	return r;
 }
 
 static void __exit remap_exit(void)
 {
+	unregister_pm_notifier(&remap_pm);
 	dm_unregister_target(&remap_target_type);
-	destroy_workqueue(remap_ctl_wq);
+	free_queues();
 }
 
 module_init(remap_init);

@@ -9,6 +9,9 @@ pub enum IoError {
     /// The medium did not give or take these sectors (EIO, ENODATA, EREMOTEIO).
     #[error("medium error ({0})")]
     Medium(String),
+    /// No answer within the time given; it may still come.
+    #[error("no answer within {0} ms")]
+    Late(u64),
     /// Anything else: the disk is gone, the link failed, a time-out. Says nothing about the content.
     #[error("{0}")]
     Other(String),
@@ -18,6 +21,10 @@ pub enum IoError {
 pub trait BlockIo: Send {
     /// Reads `buf.len()` bytes from `at`.
     fn read(&self, at: Sector, buf: &mut [u8]) -> Result<(), IoError>;
+    /// As `read`, but gives up with [`IoError::Late`] after `ms`, where the device can be slow.
+    fn read_within(&self, at: Sector, buf: &mut [u8], _ms: u64) -> Result<(), IoError> {
+        self.read(at, buf)
+    }
     /// Writes `buf`; durable only after `flush`.
     fn write(&self, at: Sector, buf: &[u8]) -> Result<(), IoError>;
     /// Writes `buf`; on return it is on the medium (FUA, or a flush after it).

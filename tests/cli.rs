@@ -39,10 +39,14 @@ fn without_a_daemon_it_says_what_to_do() {
         assert_eq!((code, out.as_str()), (1, ""), "{args:?}");
         assert!(err.contains("not running") && err.contains("systemctl start remap-guardian"), "{args:?}: {err}");
     }
-    for args in [&["status"][..], &["history"], &["status", "data", "--json"]] {
-        let (code, out, err) = run(dir.path(), args);
-        assert_eq!((code, out.as_str()), (1, ""), "{args:?}");
-        assert!(err.contains("next:"), "{args:?}: {err}");
+    let (code, out, err) = run(dir.path(), &["status"]);
+    assert_eq!(code, 2, "{err}");
+    assert!(out.contains("NOT running") && out.contains("remap-guardian create"), "{out}");
+    assert_eq!(run(dir.path(), &["history"]), (0, "nothing has happened yet\n".into(), String::new()));
+    for verb in ["status", "history"] {
+        let (code, out, err) = run(dir.path(), &[verb, "data", "--json"]);
+        assert_eq!((code, out.as_str()), (1, ""), "{verb}");
+        assert!(err.contains("“data”") && err.contains("next:"), "{verb}: {err}");
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "asking left something behind");
 }

@@ -37,8 +37,8 @@ pub enum ActivateError {
     NoDeviceMapper(String),
     /// The target's module is not there.
     #[error(
-        "the kernel module {MODULE} is not installed for kernel {kernel}: {why}. With the headers of this kernel, run \
-         “make build && sudo make install” in the source tree, or give kmod/ with its dkms.conf to dkms; then try again"
+        "the kernel module {MODULE} is not installed for kernel {kernel} ({why})\n  next: install the headers of this \
+         kernel, then run “make build && sudo make install” in the source tree again, or give kmod/ with its dkms.conf to dkms"
     )]
     NoTarget {
         /// Running kernel.

@@ -2,7 +2,10 @@
 
 pub mod activate;
 pub mod block;
+pub mod impatient;
+pub mod probe;
 pub mod reconcile;
+pub mod salvage;
 pub mod spare_header;
 mod spare_load;
 pub mod spare_table;

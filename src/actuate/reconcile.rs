@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 /// How long the first lease of a device that is taken over lasts, ms.
 const FIRST_LEASE_MS: u64 = 5_000;
 
+/// A spare's device, with a name for messages.
+pub type NamedIo = (String, Box<dyn BlockIo>);
+
 /// What loading a table came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
@@ -19,18 +22,15 @@ pub struct Loaded {
     pub next_error: u64,
 }
 
-/// Reads the whole table of every spare, in their order, from the medium. Spares come with a name for messages.
-pub fn open_tables(
-    desc: &SetDescription,
-    spares: Vec<(String, Box<dyn BlockIo>)>,
-) -> Result<(Vec<OpenSpare>, Vec<Remap>), String> {
+/// Reads the whole table of every spare, in their order, from the medium.
+pub fn open_tables(desc: &SetDescription, spares: Vec<NamedIo>) -> Result<(Vec<OpenSpare>, Vec<Remap>), String> {
     let mut open = Vec::new();
     let mut remaps = Vec::new();
     for (index, (name, io)) in spares.into_iter().enumerate() {
         let table = SpareTable::open(io.as_ref(), desc, index as u16).map_err(|error| format!("{name}: {error}"))?;
         table.check().map_err(|problem| format!("{name}: its table is not sound, so remaps may be missing: {problem}"))?;
         remaps.extend(table.remaps().copied());
-        open.push(OpenSpare::new(io, table));
+        open.push(OpenSpare { io, table });
     }
     remaps.sort_by_key(|remap: &Remap| remap.main.start());
     match remaps.windows(2).find(|pair| pair[0].main.overlaps(&pair[1].main)) {

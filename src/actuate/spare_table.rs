@@ -239,9 +239,12 @@ impl SpareTable {
                 continue;
             }
             self.top += 1;
-            self.put(io, index as u32, 1 - self.blocks[index].current, self.top)?;
-            let block = &mut self.blocks[index];
-            (block.current, block.seq, block.other) = (1 - block.current, self.top, Other::Behind);
+            let suspect = 1 - self.blocks[index].current;
+            self.put(io, index as u32, suspect, self.top)?;
+            // The failed write may still arrive, and would outrank the older slot: only two newer ones settle it.
+            self.blocks[index].current = suspect;
+            self.put(io, index as u32, 1 - suspect, self.top)?;
+            (self.blocks[index].seq, self.blocks[index].other) = (self.top, Other::Equal);
             self.room = 0;
         }
         Ok(())

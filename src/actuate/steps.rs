@@ -1,12 +1,12 @@
 //! Does the steps of a cure, one after the other, on the real (or simulated) world. The only code that
 //! writes to members; what it may do when is decided by the engine.
 
-use super::VerifyError;
+use super::salvage::{answers_elsewhere, read_what_can_be_read};
 use super::spare_table::{CommitError, SpareTable};
 use crate::edge::{BlockIo, FenceId, IoError, Target, TargetFault};
 use crate::engine::{Outcome, Step};
 use crate::format::lost_mark;
-use crate::model::{Extent, Remap, Secret, Sector, Sectors, SetDescription};
+use crate::model::{Extent, Remap, Secret, Sectors, SetDescription};
 use crate::plan::spare_len;
 
 /// How long a fence, and after it a seal, may last: shorter than the longest hold, longer than a slow salvage should be, ms.
@@ -18,26 +18,6 @@ pub struct OpenSpare {
     pub io: Box<dyn BlockIo>,
     /// The table on it.
     pub table: SpareTable,
-    /// Reserved extents that could not be tried: the disk or the way to it failed, which says nothing about them.
-    untried: Vec<Extent>,
-}
-
-impl OpenSpare {
-    /// A spare whose whole table was read.
-    pub fn new(io: Box<dyn BlockIo>, table: SpareTable) -> OpenSpare {
-        OpenSpare { io, table, untried: Vec::new() }
-    }
-}
-
-/// What trying reserved extents came to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verified {
-    /// These hold data.
-    pub good: Vec<Extent>,
-    /// These do not.
-    pub bad: Vec<Extent>,
-    /// Sectors that could not be tried; they are the next time.
-    pub untried: Sectors,
 }
 
 /// Everything needed to cure one set.
@@ -67,7 +47,7 @@ impl Actuator {
                 Ok(fence) => Outcome::Fenced(fence),
                 Err(fault) => failed("could not fence the range", &fault),
             },
-            Step::Salvage { fence, remap } => self.salvage(*fence, remap),
+            Step::Salvage { fence, remap, medium, covered } => self.salvage(*fence, remap, *medium, covered),
             Step::Seal(fence) => match self.target.seal(*fence) {
                 Ok(()) => Outcome::Sealed,
                 Err(fault) => failed("could not seal the fence", &fault),
@@ -90,7 +70,6 @@ impl Actuator {
                 }
             },
             Step::GiveUp { extent, fence } => self.give_up(*extent, *fence),
-            Step::Probe(extent) => self.probe(*extent),
         }
     }
 
@@ -99,86 +78,41 @@ impl Actuator {
         self.target.retry(extent)
     }
 
-    /// Writes and reads back extents that are to become ready, and those that could not be tried the last time.
-    pub fn verify(&mut self, spare: u16, extents: Vec<Extent>) -> Verified {
-        let spare = &mut self.spares[spare as usize];
-        let io = spare.io.as_ref();
-        let (mut good, mut bad, mut untried) = (Vec::new(), Vec::new(), Vec::new());
-        for extent in std::mem::take(&mut spare.untried).into_iter().chain(extents) {
-            match super::verify_extent(io, extent) {
-                Ok(()) => good.push(extent),
-                Err(VerifyError::Io(IoError::Other(_))) => untried.push(extent),
-                Err(_) => {
-                    for block in crate::plan::pieces(extent, self.block, self.block) {
-                        match super::verify_extent(io, block) {
-                            Ok(()) => good.push(block),
-                            Err(VerifyError::Io(IoError::Other(_))) => untried.push(block),
-                            Err(_) => bad.push(block),
-                        }
-                    }
-                }
-            }
-        }
-        let left = Sectors(untried.iter().map(|extent| extent.len().0).sum());
-        spare.untried = untried;
-        Verified { good, bad, untried: left }
-    }
-
     /// Copies what can be read of the fenced range to the spare, marks the rest lost, and flushes.
-    fn salvage(&mut self, fence: FenceId, remap: &Remap) -> Outcome {
+    ///
+    /// Sectors that a waiting write brings and that did not read are marked too, until it does bring them.
+    fn salvage(&mut self, fence: FenceId, remap: &Remap, medium: bool, covered: &[Extent]) -> Outcome {
         if let Err(fault) = self.target.await_drained(fence) {
             return failed("the fence was not drained in time", &fault);
         }
-        let (mut content, lost) = match self.read_what_can_be_read(remap.main) {
+        if !medium && !answers_elsewhere(self.main.as_ref(), remap.main) {
+            return Outcome::Failed("main does not answer elsewhere either: it is gone, not just bad here".into());
+        }
+        let found = match read_what_can_be_read(self.main.as_ref(), remap.main, self.block, covered) {
             Ok(found) => found,
             Err(error) => return Outcome::Failed(format!("reading main failed, which says nothing about its content: {error}")),
         };
-        for sector in &lost {
+        let mut content = found.content;
+        let block = self.main.logical_block() as usize;
+        for sector in found.lost.iter().chain(&found.unread) {
             let at = Sectors(sector.0 - remap.main.start().0).bytes() as usize;
-            let block = self.main.logical_block() as usize;
             lost_mark::encode(&self.secret, *sector, &mut content[at..at + block]);
         }
         content.resize(spare_len(remap.main.len(), self.block).bytes() as usize, 0);
         let spare = &self.spares[remap.spare as usize];
+        let spare_extent = remap.spare_extent();
         match spare.io.write(remap.at, &content).and_then(|()| spare.io.flush()) {
             Ok(()) => {}
-            Err(IoError::Medium(error)) => {
+            Err(IoError::Medium(error)) if answers_elsewhere(spare.io.as_ref(), spare_extent) => {
                 return Outcome::SpareFailed(format!("spare {} at sector {}: {error}", remap.spare, remap.at));
             }
-            Err(IoError::Other(error)) => {
+            Err(error) => {
                 return Outcome::Failed(format!("writing spare {} failed, which says nothing about it: {error}", remap.spare));
             }
         }
-        let lost_sectors = lost.len() as u64 * u64::from(self.main.logical_block()) / 512;
-        Outcome::Salvaged { saved: Sectors(remap.main.len().0 - lost_sectors), lost }
-    }
-
-    /// The content of a range of main, and the logical blocks (by first sector) whose read *returned* a medium error.
-    fn read_what_can_be_read(&self, extent: Extent) -> Result<(Vec<u8>, Vec<Sector>), IoError> {
-        let mut content = vec![0; extent.len().bytes() as usize];
-        let mut lost = Vec::new();
-        let logical = Sectors::from_bytes(u64::from(self.main.logical_block()));
-        for block in crate::plan::pieces(extent, self.block, self.block) {
-            let at = Sectors(block.start().0 - extent.start().0).bytes() as usize;
-            let part = &mut content[at..at + block.len().bytes() as usize];
-            match self.main.read(block.start(), part) {
-                Ok(()) => continue,
-                Err(IoError::Medium(_)) => {}
-                Err(other) => return Err(other),
-            }
-            for (index, sector) in part.chunks_mut(logical.bytes() as usize).enumerate() {
-                let start = Sector(block.start().0 + index as u64 * logical.0);
-                match self.main.read(start, sector) {
-                    Ok(()) => {}
-                    Err(IoError::Medium(_)) => {
-                        sector.fill(0);
-                        lost.push(start);
-                    }
-                    Err(other) => return Err(other),
-                }
-            }
-        }
-        Ok((content, lost))
+        let unread = Sectors::from_bytes((found.lost.len() + found.unread.len()) as u64 * block as u64);
+        let marked = unread.0 > 0;
+        Outcome::Salvaged { saved: Sectors(remap.main.len().0 - unread.0), lost: found.lost, marked }
     }
 
     fn commit(&mut self, remap: Remap) -> Outcome {
@@ -219,16 +153,6 @@ impl Actuator {
         match released.map(drop).and(lifted) {
             Ok(()) => Outcome::Released,
             Err(fault) => failed("could not give up cleanly", &fault),
-        }
-    }
-
-    fn probe(&self, extent: Extent) -> Outcome {
-        let Some(blocks) = extent.align_outward(Sectors::from_bytes(u64::from(self.main.logical_block()))) else {
-            return Outcome::Failed("the range is out of bounds".into());
-        };
-        match self.read_what_can_be_read(blocks) {
-            Ok((_, unreadable)) => Outcome::Probed { unreadable },
-            Err(error) => Outcome::Failed(error.to_string()),
         }
     }
 }

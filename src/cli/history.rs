@@ -62,11 +62,15 @@ pub fn main(args: &Args, settings: &Settings, json: bool) -> anyhow::Result<Exit
 }
 
 fn from_store(args: &Args, settings: &Settings) -> anyhow::Result<HistoryReport> {
-    let store = super::read_store(settings)?;
-    let mut entries = store.history(None, args.since, usize::MAX)?;
+    let store = crate::store::ReadStore::open_if_there(settings.store())?;
+    // Without a store nothing has happened on this machine.
+    let (sets, mut entries) = match store {
+        Some(store) => (store.sets()?, store.history(None, args.since, usize::MAX)?),
+        None => (Vec::new(), Vec::new()),
+    };
     entries.retain(|entry| args.name.as_ref().is_none_or(|name| *name == entry.name));
     if let (Some(name), true) = (&args.name, entries.is_empty()) {
-        let known = store.sets()?.iter().any(|desc| desc.name == *name);
+        let known = sets.iter().any(|desc| desc.name == *name);
         anyhow::ensure!(known, "there is no set “{name}”\n  next: see the known ones: remap-guardian status");
     }
     entries.drain(..entries.len().saturating_sub(args.limit));
@@ -107,10 +111,12 @@ pub fn sentence(what: &What) -> String {
         What::Forgotten { wiped } if wiped.is_empty() => "forgotten on request: none of its spares was attached".into(),
         What::Forgotten { wiped } => format!("forgotten on request: no spares any more: {}", wiped.join(", ")),
         What::Remapped { remap, saved, lost, class, took_ms, .. } => {
-            let kept = match (saved.0, lost.len()) {
-                (_, 0) => "everything on it was saved".to_string(),
-                (0, _) => "nothing on it could be read".to_string(),
-                (saved, _) => format!("{saved} of its {} sectors were saved", remap.main.len()),
+            let brought = remap.main.len().0.saturating_sub(saved.0 + lost.len() as u64);
+            let kept = match (saved.0, lost.len(), brought) {
+                (_, 0, 0) => "everything on it was saved".to_string(),
+                (0, 0, _) => "the write brought all of it".to_string(),
+                (saved, 0, _) => format!("the write brought some of it, the other {saved} sectors were saved"),
+                (saved, lost, _) => format!("{saved} sectors were saved, {lost} were lost"),
             };
             let cause = if *class == ErrorClass::Other { "on request".into() } else { format!("after a failed write ({class})") };
             format!(
@@ -141,7 +147,7 @@ fn details(what: &What) -> Vec<String> {
         What::Remapped { lost, decision, evidence, .. } => {
             lines.push(format!("why: {} ({})", decision.reason, decision.rule));
             if !lost.is_empty() {
-                lines.push(format!("lost unless the write brought them: {}", list(lost)));
+                lines.push(format!("lost until written again: {}", list(lost)));
             }
             lines.extend(evidence.iter().map(|line| format!("evidence: {line}")));
         }

@@ -89,12 +89,6 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The store, when no daemon has it.
-fn read_store(settings: &Settings) -> anyhow::Result<crate::store::ReadStore> {
-    crate::store::ReadStore::open(settings.store())
-        .map_err(|error| anyhow::anyhow!("the daemon is not running, and {error}\n  next: systemctl enable --now remap-guardian"))
-}
-
 /// Prints what the daemon said.
 fn print_said(said: &Said, json: bool) -> anyhow::Result<ExitCode> {
     use std::io::Write;

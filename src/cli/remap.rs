@@ -25,7 +25,8 @@ pub struct Args {
 
 /// Asks the daemon to move a range.
 pub fn main(args: &Args, settings: &Settings, json: bool) -> anyhow::Result<ExitCode> {
-    let extent = Extent::new(Sector(args.sector), Sectors(args.length))?;
+    let extent = Extent::new(Sector(args.sector), Sectors(args.length))
+        .map_err(|error| anyhow::anyhow!("sector {} with --length {}: {error}", args.sector, args.length))?;
     let said: Said = client::call(&settings.socket(), &Request::Remap { name: args.name.clone(), extent })?;
     super::print_said(&said, json)
 }

@@ -43,8 +43,13 @@ fn is_troubled(set: &SetReport) -> bool {
 }
 
 fn from_store(args: &Args, settings: &Settings) -> anyhow::Result<StatusReport> {
-    let store = super::read_store(settings)?;
-    let known = store.sets()?.into_iter().filter(|desc| args.name.as_ref().is_none_or(|name| *name == desc.name));
+    let store = crate::store::ReadStore::open_if_there(settings.store())?;
+    let known = store
+        .map(|store| store.sets())
+        .transpose()?
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|desc| args.name.as_ref().is_none_or(|name| *name == desc.name));
     let sets: Vec<SetReport> = known
         .map(|desc| SetReport {
             name: desc.name.clone(),

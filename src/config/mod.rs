@@ -59,6 +59,10 @@ impl Settings {
         files.extend(drop_ins(&root.join("etc/remap-guardian/config.d")));
         let mut builder = config::Config::builder();
         for file in files.into_iter().filter(|file| file.exists()) {
+            // Each for itself first: the merged whole no longer knows which file a mistake is in.
+            let bad = |error: &dyn std::fmt::Display| SettingsError(format!("{}: {error}", file.display()));
+            let text = std::fs::read_to_string(&file).map_err(|error| bad(&error))?;
+            toml::from_str::<Settings>(&text).map_err(|error| bad(&error.to_string().trim_end()))?;
             builder = builder.add_source(config::File::from(file));
         }
         builder = builder.add_source(
@@ -68,7 +72,7 @@ impl Settings {
                 .with_list_parse_key("policy_dirs"),
         );
         let settings: Settings =
-            builder.build().and_then(config::Config::try_deserialize).map_err(|error| SettingsError(error.to_string()))?;
+            builder.build().and_then(config::Config::try_deserialize).map_err(|error| in_environment(&error))?;
         settings.check().map_err(SettingsError)?;
         Ok(settings)
     }
@@ -96,6 +100,13 @@ impl Settings {
     pub fn store(&self) -> PathBuf {
         self.state_dir.join("store")
     }
+}
+
+/// The files have been looked at one by one.
+fn in_environment(error: &config::ConfigError) -> SettingsError {
+    let text = error.to_string();
+    let place = if text.contains("environment") { "" } else { " (a variable REMAP_GUARDIAN_… in the environment)" };
+    SettingsError(text + place)
 }
 
 fn drop_ins(dir: &Path) -> Vec<PathBuf> {

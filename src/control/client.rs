@@ -10,7 +10,7 @@ use std::path::Path;
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// Nobody listens.
-    #[error("the daemon is not running (nobody answers at {0})\n  next: systemctl start remap-guardian")]
+    #[error("the daemon is not running: nobody answers at {0}\n  next: systemctl start remap-guardian")]
     NotRunning(String),
     /// We may not connect.
     #[error("{0}: permission denied\n  next: run this as root")]

@@ -22,6 +22,10 @@ pub enum Step {
         fence: FenceId,
         /// From where to where; `flags` and `seq` are filled in later.
         remap: Remap,
+        /// The kernel called it a medium error; of other errors it must be shown that main works elsewhere.
+        medium: bool,
+        /// Sectors that waiting writes bring: not read where that can be spared, a drive may need seconds to fail.
+        covered: Vec<Extent>,
     },
     /// Seal the fence. Ends with `Sealed`.
     Seal(FenceId),
@@ -43,8 +47,6 @@ pub enum Step {
         /// The fence.
         fence: Option<FenceId>,
     },
-    /// Read the range sector by sector. Ends with `Probed`.
-    Probe(Extent),
 }
 
 /// How a step ended.
@@ -56,8 +58,10 @@ pub enum Outcome {
     Salvaged {
         /// Sectors copied.
         saved: Sectors,
-        /// Sectors marked lost.
+        /// Sectors that could not be read and that no waiting write brings.
         lost: Vec<Sector>,
+        /// Lost marks were written.
+        marked: bool,
     },
     /// The spare extent did not take the content: another one is needed.
     SpareFailed(String),

@@ -73,6 +73,8 @@ pub enum Event {
         extents: Vec<Extent>,
         /// Sectors still free on the spare after this.
         free: crate::model::Sectors,
+        /// Sectors that are reserved but could not be tried yet, because the spare did not answer.
+        untried: crate::model::Sectors,
     },
     /// A step of a case ended.
     Done {
@@ -107,6 +109,15 @@ pub enum Effect {
         case: CaseId,
         /// The step.
         step: Step,
+    },
+    /// Find out which sectors of a range of main do not read. No application waits for it. Answer: `Event::Done` with `Probed`.
+    Probe {
+        /// The set.
+        set: SetId,
+        /// The case.
+        case: CaseId,
+        /// The range.
+        extent: Extent,
     },
     /// Reserve and verify spare space. Answer: `Event::Reserved`.
     Reserve {
@@ -184,7 +195,7 @@ impl Engine {
         match event {
             Event::Opened { set, remaps, capacity } => {
                 let mut state = SetState::new(*set, remaps, capacity);
-                effects.extend(state.refill(&self.policy));
+                effects.extend(state.refill(now, &self.policy));
                 effects.push(Effect::SampleSmart { set: state.id() });
                 self.sets.insert(state.id(), state);
             }
@@ -195,12 +206,12 @@ impl Engine {
             }
             Event::Policy(policy) => {
                 self.policy = *policy;
-                effects.extend(self.sets.values_mut().flat_map(|set| set.refill(&self.policy)));
+                effects.extend(self.sets.values_mut().flat_map(|set| set.refill(now, &self.policy)));
             }
             Event::Tick => {
                 for set in self.sets.values_mut() {
                     effects.extend(set.tick(now));
-                    effects.extend(set.refill(&self.policy));
+                    effects.extend(set.refill(now, &self.policy));
                 }
             }
             Event::Errors { set, .. }

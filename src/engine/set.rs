@@ -17,6 +17,12 @@ const HOUR: u64 = 3_600_000;
 const RETRY_MS: u64 = 1_000;
 /// A read error on the same sectors is written to history at most this often, ms.
 const READ_ERROR_QUIET_MS: u64 = 60_000;
+/// Cures under way at once: more would only wait for each other with their fences up. The target has 64 fences.
+const MAX_CURES: usize = 16;
+/// Errors of one kind that say nothing about the medium are written to history at most this often, ms.
+const STORM_QUIET_MS: u64 = 10_000;
+/// A spare that did not answer is tried again after this, ms.
+const UNTRIED_PAUSE_MS: u64 = 30_000;
 /// Evidence lines kept per set.
 const NOTES: usize = 64;
 
@@ -30,6 +36,7 @@ pub struct SetState {
     pub(super) counters: Counters,
     pub(super) smart: BTreeMap<Member, String>,
     waiting: Vec<Fault>,
+    quiet: BTreeMap<(Member, &'static str, &'static str), Millis>,
     notes: VecDeque<Note>,
     read_errors: BTreeMap<Sector, Millis>,
     spent: VecDeque<(Millis, u64)>,
@@ -42,7 +49,9 @@ pub(super) struct SpareState {
     pub(super) capacity: Sectors,
     pub(super) in_use: Sectors,
     pub(super) free: Option<Sectors>,
+    untried: Sectors,
     refilling: bool,
+    refill_after: Millis,
     alerted: u8,
 }
 
@@ -80,6 +89,7 @@ impl SetState {
             counters: Counters::default(),
             smart: BTreeMap::new(),
             waiting: Vec::new(),
+            quiet: BTreeMap::new(),
             notes: VecDeque::new(),
             read_errors: BTreeMap::new(),
             spent: VecDeque::new(),
@@ -111,6 +121,11 @@ impl SetState {
                 self.counters.missed += missed;
                 let found = triage(self.id(), &records, self.desc.block(), self.desc.main.sectors, now);
                 let mut effects = Vec::new();
+                if missed > 0 {
+                    // A held write may be among them. Tried again, it tells of itself anew.
+                    let whole = Extent::new(Sector(0), self.desc.main.sectors).expect("a main device has sectors");
+                    effects.push(Effect::Retry { set: self.id(), extent: whole });
+                }
                 for failed in found.failed {
                     effects.extend(self.on_failed(now, failed, next_case));
                 }
@@ -133,7 +148,15 @@ impl SetState {
                 self.smart.insert(member, summary);
                 worse.into_iter().map(|change| Effect::Record(self.entry(now, What::Smart { member, change }))).collect()
             }
-            Event::Reserved { spare, extents, free, .. } => self.on_reserved(now, spare, extents, free, policy, next_case),
+            Event::Reserved { spare, extents, free, untried, .. } => {
+                let Some(state) = self.spares.get_mut(spare as usize) else { return Vec::new() };
+                if untried.0 > 0 {
+                    state.refill_after = Millis(now.0 + UNTRIED_PAUSE_MS);
+                }
+                state.reserve.add(extents);
+                (state.free, state.untried, state.refilling) = (Some(free), untried, false);
+                self.start_waiting(now, policy, next_case)
+            }
             Event::Asked { extent, .. } => {
                 let Some(extent) = whole_blocks(extent, self.desc.block(), self.desc.main.sectors) else { return Vec::new() };
                 let fault = Fault {
@@ -143,25 +166,28 @@ impl SetState {
                     extent,
                     class: ErrorClass::Other,
                     held: false,
+                    covered: Vec::new(),
+                    late: false,
                     at: now,
                 };
                 self.on_held(now, fault, policy, next_case)
             }
-            Event::Done { case, outcome, .. } => self.on_done(now, case, outcome, policy),
+            Event::Done { case, outcome, .. } => self.on_done(now, case, outcome, policy, next_case),
             Event::Opened { .. } | Event::Closed { .. } | Event::Policy(_) | Event::Tick => Vec::new(),
         }
     }
 
     /// Asks for spare space where less than half of what policy keeps ready is left.
-    pub(super) fn refill(&mut self, policy: &Policy) -> Vec<Effect> {
+    pub(super) fn refill(&mut self, now: Millis, policy: &Policy) -> Vec<Effect> {
         let set = self.id();
         let target = policy.spare.reserve_blocks.saturating_mul(self.desc.block().0);
         let mut effects = Vec::new();
         for (index, spare) in self.spares.iter_mut().enumerate() {
-            let have = spare.reserve.total().0;
-            if !spare.refilling && have <= target / 2 && target > 0 && spare.free != Some(Sectors(0)) {
+            let have = spare.reserve.total().0 + spare.untried.0;
+            let wanted = spare.untried.0 > 0 || have <= target / 2 && spare.free != Some(Sectors(0));
+            if !spare.refilling && target > 0 && wanted && now >= spare.refill_after {
                 spare.refilling = true;
-                effects.push(Effect::Reserve { set, spare: index as u16, want: Sectors(target - have) });
+                effects.push(Effect::Reserve { set, spare: index as u16, want: Sectors(target.saturating_sub(have)) });
             }
         }
         effects
@@ -182,7 +208,7 @@ impl SetState {
         let block = self.desc.block();
         let mut parts: Vec<Extent> = Vec::new();
         for piece in pieces(fault.extent, block, block) {
-            if self.remap_over(&piece) {
+            if self.remap_over(&piece) && fault.member == Member::Main {
                 if fault.held {
                     effects.push(Effect::Retry { set: self.id(), extent: piece });
                 }
@@ -204,6 +230,16 @@ impl SetState {
 
     fn open_cases(&mut self, now: Millis, fault: Fault, policy: &Policy, next_case: &mut u64) -> Vec<Effect> {
         let block = self.desc.block();
+        if fault.member != Member::Main {
+            // It is on the spare already; trying it again would only fail again.
+            let reason = format!("{}, which serves these sectors, failed", fault.member);
+            let decision = Decision { action: Action::Observe, rule: "target/spare".into(), reason };
+            return vec![self.open(now, fault, decision, None, next_case)];
+        }
+        if self.cures_under_way() >= MAX_CURES {
+            self.waiting.push(fault);
+            return Vec::new();
+        }
         let ledger = self.ledger(now, spare_len(fault.extent.len(), block).0 / block.0);
         let decision = if fault.held || fault.class != ErrorClass::Other {
             decide(policy, &ledger, &fault)
@@ -218,7 +254,7 @@ impl SetState {
         if parts.is_empty() {
             if self.spares.iter().any(|spare| spare.refilling) {
                 self.waiting.push(fault);
-                return self.refill(policy);
+                return self.refill(now, policy);
             }
             parts.push(fault.extent);
         }
@@ -232,8 +268,18 @@ impl SetState {
             }
             effects.push(self.open(now, fault, decision.clone(), remap, next_case));
         }
-        effects.extend(self.refill(policy));
+        effects.extend(self.refill(now, policy));
         effects
+    }
+
+    fn cures_under_way(&self) -> usize {
+        self.cases.values().filter(|case| case.stage != Stage::Probing).count()
+    }
+
+    /// Faults that waited for spare space, or for others to be done.
+    fn start_waiting(&mut self, now: Millis, policy: &Policy, next_case: &mut u64) -> Vec<Effect> {
+        let waiting = std::mem::take(&mut self.waiting);
+        waiting.into_iter().flat_map(|fault| self.on_held(now, fault, policy, next_case)).collect()
     }
 
     fn take_spare(&mut self, main: Extent) -> Option<Remap> {
@@ -261,27 +307,15 @@ impl SetState {
         Effect::Step { set: self.id(), case: id, step }
     }
 
-    fn on_reserved(
-        &mut self,
-        now: Millis,
-        spare: u16,
-        extents: Vec<Extent>,
-        free: Sectors,
-        policy: &Policy,
-        next_case: &mut u64,
-    ) -> Vec<Effect> {
-        let Some(state) = self.spares.get_mut(spare as usize) else { return Vec::new() };
-        state.reserve.add(extents);
-        state.free = Some(free);
-        state.refilling = false;
-        let waiting = std::mem::take(&mut self.waiting);
-        waiting.into_iter().flat_map(|fault| self.on_held(now, fault, policy, next_case)).collect()
-    }
-
     /// An error went up to the application.
     fn on_failed(&mut self, now: Millis, failed: Failed, next_case: &mut u64) -> Vec<Effect> {
         if !is_unreadable(&failed) {
             self.counters.other_errors += failed.count;
+            let kind = (failed.error.member, failed.error.op.word(), failed.error.class.word());
+            if self.quiet.get(&kind).is_some_and(|until| now < *until) {
+                return Vec::new();
+            }
+            self.quiet.insert(kind, Millis(now.0 + STORM_QUIET_MS));
             return vec![Effect::Record(self.error_entry(now, &failed, Vec::new()))];
         }
         self.counters.read_errors += failed.count;
@@ -295,8 +329,17 @@ impl SetState {
         }
         let id = CaseId(*next_case);
         *next_case += 1;
-        let fault =
-            Fault { set: self.id(), member: Member::Main, op: Op::Read, extent, class: failed.error.class, held: false, at: now };
+        let fault = Fault {
+            set: self.id(),
+            member: Member::Main,
+            op: Op::Read,
+            extent,
+            class: failed.error.class,
+            held: false,
+            covered: Vec::new(),
+            late: false,
+            at: now,
+        };
         let decision = Decision {
             action: Action::Observe,
             rule: "read_error".into(),
@@ -315,13 +358,19 @@ impl SetState {
             tried_at: now,
         };
         self.cases.insert(id, case);
-        vec![Effect::Step { set: self.id(), case: id, step: Step::Probe(extent) }]
+        vec![Effect::Probe { set: self.id(), case: id, extent }]
     }
 
     /// A held write got its error. Where a case covers it, the case tells the story.
     fn on_given_up(&mut self, now: Millis, extent: Option<Extent>, class: ErrorClass) -> Vec<Effect> {
         let Some(extent) = extent else { return Vec::new() };
-        if self.cases.values().any(|case| case.fault.extent.overlaps(&extent)) || self.remap_over(&extent) {
+        let under_way = self.cases.values_mut().filter(|case| case.stage != Stage::Probing).map(|case| &mut case.fault);
+        let mut known = false;
+        for fault in under_way.chain(&mut self.waiting).filter(|fault| fault.extent.overlaps(&extent)) {
+            fault.late = true;
+            known = true;
+        }
+        if known || self.remap_over(&extent) {
             return Vec::new();
         }
         self.counters.given_up += 1;
@@ -335,7 +384,7 @@ impl SetState {
         vec![Effect::Record(self.entry(now, What::NotRemapped { extent, decision, reason, evidence }))]
     }
 
-    fn on_done(&mut self, now: Millis, id: CaseId, outcome: Outcome, policy: &Policy) -> Vec<Effect> {
+    fn on_done(&mut self, now: Millis, id: CaseId, outcome: Outcome, policy: &Policy, next_case: &mut u64) -> Vec<Effect> {
         let set = self.id();
         let Some(mut case) = self.cases.remove(&id) else { return Vec::new() };
         if let (Outcome::SpareFailed(reason), Some(failed), Some(fence)) = (&outcome, case.remap, case.fence) {
@@ -347,7 +396,11 @@ impl SetState {
                 self.cases.insert(id, case);
                 return Vec::new();
             }
-            Next::End => return self.end(now, case, policy),
+            Next::End => {
+                let mut effects = self.end(now, case, policy);
+                effects.extend(self.start_waiting(now, policy, next_case));
+                return effects;
+            }
         };
         self.cases.insert(id, case);
         vec![Effect::Step { set, case: id, step }]
@@ -360,7 +413,7 @@ impl SetState {
             Extent::new(failed.at, spare_len(failed.main.len(), self.desc.block())).expect("it was taken from the reserve");
         case.remap = self.take_spare(failed.main);
         let step = match case.remap {
-            Some(remap) => Step::Salvage { fence, remap },
+            Some(remap) => salvage(&case, fence, remap),
             None => {
                 case.stage = Stage::Releasing;
                 case.failure = Some(format!("{reason}; no other verified spare space is left"));
@@ -384,7 +437,12 @@ impl SetState {
                 vec![Effect::Record(self.error_entry(now, &failed, case.lost))]
             }
             (Stage::Mapping, Some(remap)) => {
-                self.counters.cured += 1;
+                if case.fault.late {
+                    self.counters.given_up += 1;
+                    evidence.push("too late for the write that started it: it had got its error".into());
+                } else {
+                    self.counters.cured += 1;
+                }
                 self.insert(remap);
                 self.spent.push_back((now, spare_len(remap.main.len(), self.desc.block()).0 / self.desc.block().0));
                 let what = What::Remapped {
@@ -402,7 +460,7 @@ impl SetState {
                     Effect::SampleSmart { set: self.id() },
                 ];
                 effects.extend(self.usage_alert(now, remap.spare, policy));
-                effects.extend(self.refill(policy));
+                effects.extend(self.refill(now, policy));
                 effects
             }
             (_, taken) => {
@@ -551,10 +609,10 @@ fn next_step(case: &mut Case, outcome: Outcome, now: Millis) -> Next {
         (Stage::Fencing, Outcome::Fenced(fence), Some(remap), _) => {
             case.fence = Some(fence);
             case.stage = Stage::Salvaging;
-            Next::Step(Step::Salvage { fence, remap })
+            Next::Step(salvage(case, fence, remap))
         }
-        (Stage::Salvaging, Outcome::Salvaged { saved, lost }, Some(remap), Some(fence)) => {
-            case.remap = Some(Remap { flags: RemapFlags { marked: !lost.is_empty() }, ..remap });
+        (Stage::Salvaging, Outcome::Salvaged { saved, lost, marked }, Some(remap), Some(fence)) => {
+            case.remap = Some(Remap { flags: RemapFlags { marked }, ..remap });
             (case.saved, case.lost, case.stage) = (saved, lost, Stage::Sealing);
             Next::Step(Step::Seal(fence))
         }
@@ -594,6 +652,11 @@ fn next_step(case: &mut Case, outcome: Outcome, now: Millis) -> Next {
         (_, Outcome::Failed(reason), ..) => give_up(case, reason),
         (_, outcome, ..) => give_up(case, format!("unexpected answer: {outcome:?}")),
     }
+}
+
+fn salvage(case: &Case, fence: FenceId, remap: Remap) -> Step {
+    let covered = case.fault.covered.iter().filter(|extent| extent.overlaps(&remap.main)).copied().collect();
+    Step::Salvage { fence, remap, medium: case.fault.class == ErrorClass::Medium, covered }
 }
 
 fn read_error(case: &Case) -> crate::model::TargetError {

@@ -160,6 +160,12 @@ pub struct Fault {
     pub class: ErrorClass,
     /// A write waits in the kernel for the outcome.
     pub held: bool,
+    /// The sectors that waiting writes bring, sorted: they need no salvage.
+    #[serde(default)]
+    pub covered: Vec<Extent>,
+    /// A write that waited for it got its error before the cure was ready.
+    #[serde(default)]
+    pub late: bool,
     /// When it was first seen.
     pub at: Millis,
 }

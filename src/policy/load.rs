@@ -38,7 +38,10 @@ pub fn load(name: &str, dirs: &[PathBuf]) -> Result<Policy, PolicyError> {
     }
     let bad = |message: String| PolicyError::Bad { path: last.to_path_buf(), message };
     let merged = builder.build().map_err(|error| bad(error.to_string()))?;
-    let mut policy: Policy = merged.try_deserialize().map_err(|error| bad(error.to_string()))?;
+    // By way of TOML's own types, whose errors name what is allowed.
+    let merged: toml::Table = merged.try_deserialize().map_err(|error| bad(error.to_string()))?;
+    let mut policy: Policy =
+        merged.try_into().map_err(|error: toml::de::Error| bad(error.to_string().replace('\n', " ").trim().into()))?;
     policy.name = name.into();
     policy.check().map_err(bad)?;
     Ok(policy)

@@ -44,7 +44,7 @@ pub fn decide(policy: &Policy, ledger: &Ledger, fault: &Fault) -> Decision {
             return answer(Action::Observe, &format!("spending.{what}"), reason);
         }
     }
-    let reason = format!("an error on write ({}), bound to this block while its neighbours work", fault.class);
+    let reason = format!("an error on write ({}), narrowed to this block", fault.class);
     answer(Action::Remap, "write_error", reason)
 }
 
@@ -65,6 +65,8 @@ mod tests {
             extent: Extent::new(Sector(8), Sectors(8)).unwrap(),
             class,
             held: true,
+            covered: Vec::new(),
+            late: false,
             at: Millis(0),
         }
     }

@@ -1,6 +1,7 @@
-//! One thread per set that does what changes disks, in order.
+//! Two threads per set for its disks: the actuator cures, in order; the prober does what no application waits for.
 
 use super::daemon::Input;
+use crate::actuate::probe::Prober;
 use crate::actuate::steps::Actuator;
 use crate::engine::{CaseId, Event, Step};
 use crate::model::{Extent, SetId};
@@ -9,73 +10,96 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use tokio::sync::mpsc::UnboundedSender;
 
-/// Work for a set's actuator.
-pub enum Work {
+/// Work that a held write may wait for.
+pub enum Cure {
     /// A step of a case.
     Step(CaseId, Step),
-    /// Write and read back newly reserved extents of a spare.
-    Verify(u16, Vec<Extent>),
     /// Try held writes again.
     Retry(Extent),
 }
 
-/// The thread of a set's actuator. Dropped, it does what is queued and ends; [`Hands::stop`] makes it end sooner.
+/// Work that nobody waits for, and that may take long on a dying disk.
+pub enum Trial {
+    /// Write and read back newly reserved extents of a spare.
+    Verify(u16, Vec<Extent>),
+    /// Find the sectors that do not read.
+    Probe(CaseId, Extent),
+}
+
+/// The two threads of a set. Dropped, they do what is queued and end; [`Hands::stop`] makes them end sooner.
 pub struct Hands {
-    work: mpsc::Sender<Work>,
+    cures: mpsc::Sender<Cure>,
+    trials: mpsc::Sender<Trial>,
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
+    threads: Stopping,
+}
+
+/// Threads that have been told to end. One may still be in the I/O that it is in.
+pub struct Stopping([JoinHandle<()>; 2]);
+
+impl Stopping {
+    /// Whether both have ended.
+    pub fn is_finished(&self) -> bool {
+        self.0.iter().all(JoinHandle::is_finished)
+    }
 }
 
 impl Hands {
-    /// Queues work.
-    pub fn give(&self, work: Work) {
-        drop(self.work.send(work));
+    /// Queues a cure.
+    pub fn cure(&self, cure: Cure) {
+        drop(self.cures.send(cure));
     }
 
-    /// A handle for others who give work.
-    pub fn sender(&self) -> mpsc::Sender<Work> {
-        self.work.clone()
+    /// Queues a trial.
+    pub fn try_out(&self, trial: Trial) {
+        drop(self.trials.send(trial));
     }
 
-    /// Nothing more of what is queued is begun. The thread may still be in the I/O that it is in: it has ended when the
-    /// handle says so.
-    pub fn stop(self) -> JoinHandle<()> {
+    /// A handle for others who give the prober work.
+    pub fn trials(&self) -> mpsc::Sender<Trial> {
+        self.trials.clone()
+    }
+
+    /// Nothing more of what is queued is begun.
+    pub fn stop(self) -> Stopping {
         self.stop.store(true, Ordering::Release);
-        self.thread
+        self.threads
     }
 }
 
-/// Starts the thread.
-pub fn start(set: SetId, mut actuator: Actuator, out: UnboundedSender<Input>) -> std::io::Result<Hands> {
-    let (send, queue) = mpsc::channel();
+/// Starts the threads.
+pub fn start(set: SetId, mut actuator: Actuator, mut prober: Prober, out: UnboundedSender<Input>) -> std::io::Result<Hands> {
     let stop = Arc::new(AtomicBool::new(false));
-    let stopped = stop.clone();
-    let thread = std::thread::Builder::new().name("actuator".into()).spawn(move || {
-        for work in queue {
-            if stopped.load(Ordering::Acquire) {
-                return;
-            }
-            let input = match work {
-                Work::Step(case, step) => {
-                    let outcome = actuator.run(&step);
-                    tracing::debug!(?step, ?outcome, "step");
-                    Input::Engine(Event::Done { set, case, outcome })
-                }
-                Work::Verify(spare, extents) => {
-                    let verified = actuator.verify(spare, extents);
-                    Input::Verified { set, spare, verified }
-                }
-                Work::Retry(extent) => {
-                    if let Err(fault) = actuator.retry(extent) {
-                        tracing::warn!(%extent, %fault, "held writes could not be tried again");
-                    }
-                    continue;
-                }
-            };
-            if out.send(input).is_err() {
-                return;
+    let results = out.clone();
+    let (cures, actuator) = thread("actuator", &stop, move |work| match work {
+        Cure::Step(case, step) => {
+            let outcome = actuator.run(&step);
+            tracing::debug!(?step, ?outcome, "step");
+            drop(results.send(Input::Engine(Event::Done { set, case, outcome })));
+        }
+        Cure::Retry(extent) => {
+            if let Err(fault) = actuator.retry(extent) {
+                tracing::warn!(%extent, %fault, "held writes could not be tried again");
             }
         }
     })?;
-    Ok(Hands { work: send, stop, thread })
+    let (trials, prober) = thread("prober", &stop, move |work| {
+        let input = match work {
+            Trial::Verify(spare, extents) => Input::Verified { set, spare, verified: prober.verify(spare, extents) },
+            Trial::Probe(case, extent) => Input::Engine(Event::Done { set, case, outcome: prober.probe(extent) }),
+        };
+        drop(out.send(input));
+    })?;
+    Ok(Hands { cures, trials, stop, threads: Stopping([actuator, prober]) })
+}
+
+fn thread<T: Send + 'static>(
+    name: &str,
+    stop: &Arc<AtomicBool>,
+    mut work: impl FnMut(T) + Send + 'static,
+) -> std::io::Result<(mpsc::Sender<T>, JoinHandle<()>)> {
+    let (send, queue) = mpsc::channel();
+    let stop = stop.clone();
+    let run = move || queue.into_iter().take_while(|_| !stop.load(Ordering::Acquire)).for_each(&mut work);
+    Ok((send, std::thread::Builder::new().name(name.into()).spawn(run)?))
 }

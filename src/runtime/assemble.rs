@@ -1,6 +1,8 @@
 //! From disks to an open device: finds sets by what is written on their spares, checks every member,
 //! loads the table, opens. Never opens a device whose table is not known completely (S4, S8).
 
+use crate::actuate::impatient::ImpatientDevice;
+use crate::actuate::probe::Prober;
 use crate::actuate::steps::Actuator;
 use crate::actuate::target::DmTarget;
 use crate::actuate::target_text::{Bounds, dm_uuid};
@@ -116,6 +118,8 @@ pub struct Opened {
     pub remaps: Vec<Remap>,
     /// For the actuator's thread.
     pub actuator: Actuator,
+    /// For the prober's thread.
+    pub prober: Prober,
     /// For the watcher's thread.
     pub watcher: Box<dyn Target>,
     /// First error record to look at.
@@ -136,7 +140,10 @@ pub fn open(candidate: &Candidate, settings: &Settings) -> Result<Opened, String
         return Err(format!("{held}, which is no device of this set: stop what uses it (“lsblk” shows it)"));
     }
     // All that can fail without the device comes before it.
-    let main_io = open_member(&main)?;
+    let main_io = ImpatientDevice::new(open_member(&main)?, open_member(&main)?).map_err(|error| error.to_string())?;
+    // Handles of its own: a slow read there must not make a cure wait.
+    let own = spares.iter().map(|spare| Ok(Box::new(open_member(spare)?) as _)).collect::<Result<_, String>>()?;
+    let prober = Prober::new(&desc, Box::new(open_member(&main)?), own);
     let nodes = spares.iter().zip(0..).map(|(spare, index)| {
         let io = open_member(spare)?;
         let name = spare.node.display().to_string();
@@ -158,7 +165,7 @@ pub fn open(candidate: &Candidate, settings: &Settings) -> Result<Opened, String
     let Taken { target, watcher, adopted, since } = taken?;
     reconcile::mirror(&mut open_spares);
     let actuator = Actuator::new(&desc, Box::new(target), Box::new(main_io), open_spares);
-    Ok(Opened { desc, main, spares, remaps, actuator, watcher: Box::new(watcher), since, adopted })
+    Ok(Opened { desc, main, spares, remaps, actuator, prober, watcher: Box::new(watcher), since, adopted })
 }
 
 /// Opens the node of a member, if the device that was looked at is still behind it.

@@ -28,8 +28,9 @@ pub struct Wish {
 /// Checks a wish without changing anything. The description is complete but nowhere written.
 pub fn check(wish: &Wish, found: &[FoundDevice], known: &[SetDescription], now: Millis) -> Result<SetDescription, Reason> {
     activate::ensure_target().map_err(|error| Reason::from(error.to_string()))?;
-    let main = find(&wish.main, found)?;
+    let main = &find(&wish.main, found)?;
     let spares = wish.spares.iter().map(|path| find(path, found)).collect::<Result<Vec<_>, _>>()?;
+    let spares: Vec<&FoundDevice> = spares.iter().collect();
     if spares.is_empty() || spares.len() > MAX_SPARES {
         return Err(Reason::new(format!("{} spares were given", spares.len()), format!("give 1 to {MAX_SPARES} with --spare")));
     }
@@ -122,8 +123,15 @@ pub fn take_back(spares: &[&Path]) {
     }
 }
 
-fn find<'a>(path: &Path, devices: &'a [FoundDevice]) -> Result<&'a FoundDevice, Reason> {
-    let at = |error: std::io::Error| Reason::new(format!("{}: {error}", path.display()), "see “lsblk” for the devices there are");
+/// The device at a path, called by that path from here on, as the user calls it.
+fn find(path: &Path, devices: &[FoundDevice]) -> Result<FoundDevice, Reason> {
+    let at = |error: std::io::Error| {
+        let what = match error.kind() {
+            std::io::ErrorKind::NotFound => format!("{} does not exist", path.display()),
+            _ => format!("{}: {error}", path.display()),
+        };
+        Reason::new(what, "see “lsblk” for the devices there are")
+    };
     let real = std::fs::canonicalize(path).map_err(at)?;
     let kind = std::fs::metadata(&real).map_err(at)?;
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -131,13 +139,18 @@ fn find<'a>(path: &Path, devices: &'a [FoundDevice]) -> Result<&'a FoundDevice, 
         return Err(Reason::new(format!("{} is not a block device", path.display()), "see “lsblk” for the devices there are"));
     }
     let devno = (rustix::fs::major(kind.rdev()), rustix::fs::minor(kind.rdev()));
-    devices.iter().find(|device| device.devno == devno).ok_or_else(|| {
+    let found = devices.iter().find(|device| device.devno == devno);
+    found.map(|device| FoundDevice { node: path.to_owned(), ..device.clone() }).ok_or_else(|| {
         let hint = "use a disk or a partition; devices of remap-guardian itself and empty drives cannot be members";
         Reason::new(format!("{} cannot be a member of a set", path.display()), hint)
     })
 }
 
 fn distinct(one: &FoundDevice, two: &FoundDevice, what: &str) -> Result<(), Reason> {
+    if one.devno == two.devno {
+        let message = format!("{what} are the same device: {} and {}", one.node.display(), two.node.display());
+        return Err(Reason::new(message, "use a spare on another disk"));
+    }
     let disks = |device: &FoundDevice| devices::bottom_disks(Path::new("/sys"), &device.name);
     let (ours, theirs) = (&one.identity, &two.identity);
     // Namespaces of one NVMe drive have names of their own, but the drive's serial number.

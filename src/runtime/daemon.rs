@@ -1,11 +1,11 @@
 //! The daemon's own task: the one owner of the engine. Inputs come in, effects go out.
 
-use super::actuator::{self, Hands, Work};
+use super::actuator::{self, Cure, Hands, Stopping, Trial};
 use super::assemble::{self, Candidate, Opened};
 use super::inputs;
 use super::storekeeper::Storekeeper;
 use super::watcher;
-use crate::actuate::steps::Verified;
+use crate::actuate::probe::Verified;
 use crate::config::Settings;
 use crate::control::{self, Reason};
 use crate::edge::{ExtentState, FoundDevice};
@@ -18,7 +18,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
@@ -135,7 +134,7 @@ pub(super) struct Daemon {
     pub(super) claimed: Claims,
     /// Devices that somebody removed or took over: they stay claimed, so they are not opened again unless asked, and not before
     /// the thread that wrote to their spares has ended.
-    pub(super) left_alone: BTreeMap<SetId, JoinHandle<()>>,
+    pub(super) left_alone: BTreeMap<SetId, Stopping>,
     pub(super) out: UnboundedSender<Input>,
     told: BTreeMap<SetId, String>,
     /// When sets without any spare are told of, once.
@@ -270,7 +269,7 @@ impl Daemon {
             Input::Verified { set, spare, verified } => self.verified(set, spare, verified),
             Input::Space { set, spare, free } => {
                 self.ask_again.remove(&(set, spare));
-                self.apply(Event::Reserved { set, spare, extents: Vec::new(), free });
+                self.apply(Event::Reserved { set, spare, extents: Vec::new(), free, untried: Sectors(0) });
             }
             Input::Devices => self.look(),
             Input::Discovered { candidates, attempts } => self.discovered(candidates, attempts),
@@ -313,8 +312,13 @@ impl Daemon {
 
     fn run_effect(&mut self, effect: Effect) {
         match effect {
-            Effect::Step { set, case, step } => self.work(set, Work::Step(case, step)),
-            Effect::Retry { set, extent } => self.work(set, Work::Retry(extent)),
+            Effect::Step { set, case, step } => self.cure(set, Cure::Step(case, step)),
+            Effect::Probe { set, case, extent } => {
+                if let Some(serving) = self.serving.get(&set) {
+                    serving.hands.try_out(Trial::Probe(case, extent));
+                }
+            }
+            Effect::Retry { set, extent } => self.cure(set, Cure::Retry(extent)),
             Effect::Reserve { set, spare, want } => self.reserve(set, spare, want),
             Effect::MarkInUse { set, remap } => {
                 let state = ExtentState::InUse { main: remap.main.start() };
@@ -331,9 +335,9 @@ impl Daemon {
         }
     }
 
-    fn work(&self, set: SetId, work: Work) {
+    fn cure(&self, set: SetId, cure: Cure) {
         if let Some(serving) = self.serving.get(&set) {
-            serving.hands.give(work);
+            serving.hands.cure(cure);
         }
     }
 
@@ -348,9 +352,9 @@ impl Daemon {
     fn reserve(&self, set: SetId, spare: u16, want: crate::model::Sectors) {
         let Some(serving) = self.serving.get(&set) else { return };
         let Some(state) = self.engine.set(set) else { return };
-        let (block, work, out) = (state.description().block(), serving.hands.sender(), self.out.clone());
+        let (block, trials, out) = (state.description().block(), serving.hands.trials(), self.out.clone());
         self.store.queue(move |store| match store.reserve(set, spare, want, block) {
-            Ok(extents) => drop(work.send(Work::Verify(spare, extents))),
+            Ok(extents) => drop(trials.send(Trial::Verify(spare, extents))),
             Err(error) => {
                 tracing::warn!(%error, "no spare space could be reserved");
                 drop(out.send(Input::NoSpace { set, spare, not_rebuilt: None }));
@@ -374,8 +378,8 @@ impl Daemon {
                 drop(out.send(Input::NoSpace { set, spare, not_rebuilt: None }));
             }
             // What could not be tried may still become ready.
-            let free = Sectors(usage.map(|usage| usage.free).unwrap_or_default().0 + untried.0);
-            drop(out.send(Input::Engine(Event::Reserved { set, spare, extents: good, free })));
+            let free = usage.map(|usage| usage.free).unwrap_or_default();
+            drop(out.send(Input::Engine(Event::Reserved { set, spare, extents: good, free, untried })));
         });
     }
 
@@ -389,7 +393,7 @@ impl Daemon {
                 format!("nothing can be moved to spare {spare} until its free space is known; tried again each minute: {why}");
             self.record(Entry { number: 0, at: now(), set, name, what: What::Alert { message } });
         }
-        self.apply(Event::Reserved { set, spare, extents: Vec::new(), free: Sectors(0) });
+        self.apply(Event::Reserved { set, spare, extents: Vec::new(), free: Sectors(0), untried: Sectors(0) });
     }
 
     /// Asks the store again what is free where it could not say.
@@ -563,9 +567,9 @@ impl Daemon {
     }
 
     pub(super) fn start_serving(&mut self, opened: Opened) {
-        let Opened { desc, main, spares, remaps, actuator, watcher, since, adopted } = opened;
+        let Opened { desc, main, spares, remaps, actuator, prober, watcher, since, adopted } = opened;
         let id = desc.id;
-        let threads = actuator::start(id, actuator, self.out.clone())
+        let threads = actuator::start(id, actuator, prober, self.out.clone())
             .and_then(|hands| Ok((hands, watcher::start(id, watcher, since, self.settings.lease_ms, self.out.clone())?)));
         let (hands, poke) = match threads {
             Ok(threads) => threads,

@@ -41,7 +41,7 @@ impl SimIo {
             machine.check_tables(drive, at);
             finish(result, fate)
         };
-        self.shared.act(self.life, buf.len() > self.logical_block as usize, write).unwrap_or_else(|| over())
+        self.shared.act(self.life, buf.len() > self.logical_block as usize, write).unwrap_or_else(over)
     }
 }
 
@@ -52,7 +52,7 @@ impl BlockIo for SimIo {
             let result = machine.drives[drive].read(at.0, buf);
             finish(result, fate)
         };
-        self.shared.act(self.life, false, read).unwrap_or_else(|| over())
+        self.shared.act(self.life, false, read).unwrap_or_else(over)
     }
 
     fn write(&self, at: Sector, buf: &[u8]) -> Result<(), IoError> {
@@ -70,7 +70,7 @@ impl BlockIo for SimIo {
             let result = if fate == Fate::Fails { Ok(()) } else { machine.drives[drive].flush() };
             finish(result, fate)
         };
-        self.shared.act(self.life, false, flush).unwrap_or_else(|| over())
+        self.shared.act(self.life, false, flush).unwrap_or_else(over)
     }
 
     fn size(&self) -> Sectors {

@@ -5,9 +5,11 @@ use super::kernel::Kernel;
 use super::machine::{Fate, Shared};
 use super::store::MemoryStore;
 use super::target::SimTarget;
-use crate::actuate::steps::{Actuator, Verified};
+use crate::actuate::probe::{Prober, Verified};
+use crate::actuate::steps::Actuator;
 use crate::actuate::{read_header, reconcile};
-use crate::edge::{BlockIo, ExtentState, Store, Target};
+use crate::edge::BlockIo;
+use crate::edge::{ExtentState, Store, Target};
 use crate::engine::{CaseId, Effect, Engine, Event, Outcome, Step};
 use crate::model::{Extent, Member, Millis, Remap, Sectors, SetId};
 use crate::policy::Policy;
@@ -21,6 +23,7 @@ enum Work {
     Step(CaseId, Step),
     Verify(u16, Vec<Extent>),
     Retry(Extent),
+    Probe(CaseId, Extent),
 }
 
 /// For the store's thread.
@@ -50,6 +53,7 @@ pub(super) struct Daemon {
     block: Sectors,
     engine: Engine,
     actuator: Actuator,
+    prober: Prober,
     watcher: SimTarget,
     since: u64,
     work: VecDeque<Work>,
@@ -65,7 +69,7 @@ impl Daemon {
             machine.doing = "start";
             (machine.life, machine.desc.clone())
         };
-        let mut spares: Vec<(String, Box<dyn BlockIo>)> = Vec::new();
+        let mut spares: Vec<reconcile::NamedIo> = Vec::new();
         for index in 0..desc.spares.len() {
             let io = SimIo::open(shared, life, index + 1);
             let found = read_header(&io).map_err(|error| error.to_string())?.header;
@@ -86,6 +90,9 @@ impl Daemon {
         let (target, since) = taken?;
         reconcile::mirror(&mut open);
         let main = Box::new(SimIo::open(shared, life, 0));
+        let own: Vec<Box<dyn BlockIo>> =
+            (0..desc.spares.len()).map(|index| Box::new(SimIo::open(shared, life, index + 1)) as Box<dyn BlockIo>).collect();
+        let prober = Prober::new(&desc, Box::new(SimIo::open(shared, life, 0)), own);
         let actuator = Actuator::new(&desc, Box::new(target.clone()), main, open);
         let mut daemon = Daemon {
             life,
@@ -95,6 +102,7 @@ impl Daemon {
             block: desc.block(),
             engine: Engine::new(policy),
             actuator,
+            prober,
             watcher: target,
             since,
             work: VecDeque::new(),
@@ -160,8 +168,13 @@ impl Daemon {
             }
             Some(Work::Verify(spare, extents)) => {
                 self.doing("verify");
-                let verified = self.actuator.verify(spare, extents);
+                let verified = self.prober.verify(spare, extents);
                 self.jobs.push_back(Job::Verified(spare, verified));
+            }
+            Some(Work::Probe(case, extent)) => {
+                self.doing("probe");
+                let outcome = self.prober.probe(extent);
+                self.inbox.push_back(Event::Done { set: self.set, case, outcome });
             }
             Some(Work::Retry(extent)) => {
                 self.doing("retry");
@@ -193,8 +206,7 @@ impl Daemon {
                     drop(self.store.mark(set, spare, extent, ExtentState::Bad));
                 }
                 let free = self.store.usage(set, spare).map(|usage| usage.free).unwrap_or_default();
-                let free = Sectors(free.0 + untried.0);
-                self.inbox.push_back(Event::Reserved { set, spare, extents: good, free });
+                self.inbox.push_back(Event::Reserved { set, spare, extents: good, free, untried });
             }
             Some(Job::Append(entry)) => drop(self.store.append(&entry)),
         }
@@ -220,6 +232,7 @@ impl Daemon {
     fn run_effect(&mut self, effect: Effect) {
         match effect {
             Effect::Step { case, step, .. } => self.work.push_back(Work::Step(case, step)),
+            Effect::Probe { case, extent, .. } => self.work.push_back(Work::Probe(case, extent)),
             Effect::Retry { extent, .. } => self.work.push_back(Work::Retry(extent)),
             Effect::Reserve { spare, want, .. } => self.jobs.push_back(Job::Reserve(spare, want)),
             Effect::MarkInUse { remap, .. } => {
@@ -314,7 +327,6 @@ pub(super) fn step_name(step: &Step) -> &'static str {
         Step::Settle(_) => "settle",
         Step::AddRemap { .. } => "add_remap",
         Step::GiveUp { .. } => "give_up",
-        Step::Probe(_) => "probe",
     }
 }
 

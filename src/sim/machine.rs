@@ -201,6 +201,7 @@ impl Machine {
         self.oracle.sent(kernel.next_id(), sent);
         kernel.submit(&mut self.drives, request);
         self.judge();
+        self.oracle.waits();
     }
 
     /// A disk gets worse.

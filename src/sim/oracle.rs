@@ -11,6 +11,7 @@
 //! |---|---|---|
 //! | a write is sent | may have happened: add it | add it |
 //! | it succeeds | only it | add it; only it where it was forced to the medium (FUA, or a held write that was re-driven) |
+//! | it succeeds after it waited | also *lost* if that was possible, or all if a flush failed meanwhile; not where it was forced | as above |
 //! | it fails | stays: the old content or the new one | stays |
 //! | a flush succeeds | – | of sectors without a write under way: `now` |
 //! | a flush fails | add `durable` | add `now` |
@@ -18,7 +19,7 @@
 //! | the power fails | `durable` | – |
 //! | a read gives a content | only that content | if nothing was written since the last flush or power cut: only that |
 //!
-//! Whatever a read gives must be in `now`. Zeros, old spare content, bytes of a lost mark or torn sectors are contents of no
+//! Whatever a read gives must be in `now`; or, where it had to wait, in what `now` was when it was sent. Zeros, old spare content, bytes of a lost mark or torn sectors are contents of no
 //! write, so they are always wrong. That a sector reads as *lost* must be in `now` as well; that a disk fails it must be a
 //! fault of that disk, which the simulated target names.
 
@@ -50,6 +51,12 @@ pub(super) struct Oracle {
     /// Written since the last flush or power cut.
     dirty: BTreeSet<u64>,
     sent: BTreeMap<u64, Sent>,
+    /// For each read that waits, what its sectors could say when it was sent: a part of it may have been read then.
+    before: BTreeMap<u64, Vec<Vec<u64>>>,
+    /// Writes during which a flush failed: what was written of them by then may be gone.
+    flush_failed: BTreeSet<u64>,
+    /// The request that is being sent: if it ends now, it never waited.
+    sending: Option<u64>,
     next_version: u64,
     /// Kinds of ends, for the report.
     pub reads: u64,
@@ -65,6 +72,9 @@ impl Oracle {
             sectors: vec![Known { now: vec![1], durable: vec![1] }; sectors as usize],
             dirty: BTreeSet::new(),
             sent: BTreeMap::new(),
+            before: BTreeMap::new(),
+            flush_failed: BTreeSet::new(),
+            sending: None,
             next_version: 2,
             reads: 0,
             read_errors: 0,
@@ -97,14 +107,27 @@ impl Oracle {
                 self.dirty.insert(sector);
             }
         }
+        if let Sent::Read { start, len } = what {
+            let now = |sector| self.sectors[sector as usize].now.clone();
+            self.before.insert(id, (start..start + len).map(now).collect());
+        }
         self.sent.insert(id, what);
+        self.sending = Some(id);
+    }
+
+    /// What was sent has ended, or waits.
+    pub fn waits(&mut self) {
+        self.sending = None;
     }
 
     /// Judges the end of a request. `unreadable` says whether main's medium does not give a sector that has no remap.
     pub fn ended(&mut self, end: Completion, unreadable: impl Fn(u64) -> bool) -> Result<(), String> {
         match self.sent.remove(&end.id) {
             None => Err(format!("request {} ended twice, or was never sent", end.id)),
-            Some(Sent::Read { start, len }) => self.read_ended(start, len, end.result),
+            Some(Sent::Read { start, len }) => {
+                let before = self.before.remove(&end.id).filter(|_| self.sending != Some(end.id));
+                self.read_ended(start, len, end.result, before)
+            }
             Some(Sent::Flush) => {
                 self.flush_ended(end.result.is_ok());
                 Ok(())
@@ -115,12 +138,17 @@ impl Oracle {
                     self.write_errors += 1;
                     return Ok(());
                 }
+                let (waited, flush_failed) = (self.sending != Some(end.id), self.flush_failed.remove(&end.id));
                 let forced = |sector: u64| fua || end.forced.iter().any(|&(at, len)| (at..at + len).contains(&sector));
                 for sector in start..start + len {
                     let known = &mut self.sectors[sector as usize];
+                    if !forced(sector) && flush_failed {
+                        continue;
+                    }
+                    // A medium that took a part of the write and does not give it back may have been salvaged meanwhile.
+                    let lost = unreadable(sector) || (waited && !forced(sector) && known.now.contains(&LOST));
                     known.now = vec![version];
-                    let lost = unreadable(sector).then_some(LOST);
-                    add(&mut known.now, lost);
+                    add(&mut known.now, lost.then_some(LOST));
                     if forced(sector) {
                         known.durable.clone_from(&known.now);
                         self.dirty.remove(&sector);
@@ -131,14 +159,22 @@ impl Oracle {
         }
     }
 
-    fn read_ended(&mut self, start: u64, len: u64, result: Result<Vec<u8>, Why>) -> Result<(), String> {
+    /// `before`: what the sectors could say when the read was sent, if it had to wait.
+    fn read_ended(
+        &mut self,
+        start: u64,
+        len: u64,
+        result: Result<Vec<u8>, Why>,
+        before: Option<Vec<Vec<u64>>>,
+    ) -> Result<(), String> {
+        let before = |sector: u64| before.as_ref().map(|all| all[(sector - start) as usize].as_slice());
         self.reads += 1;
         let bytes = match result {
             Ok(bytes) => bytes,
             Err(why) => {
                 self.read_errors += 1;
                 let Why::Lost(sector) = why else { return Ok(()) };
-                return self.saw(sector, LOST);
+                return self.saw(sector, LOST, before(sector));
             }
         };
         if bytes.len() as u64 != len * SECTOR as u64 {
@@ -146,7 +182,7 @@ impl Oracle {
         }
         for (sector, bytes) in (start..).zip(bytes.chunks(SECTOR)) {
             match content::version_of(sector, bytes) {
-                Some(version) => self.saw(sector, version)?,
+                Some(version) => self.saw(sector, version, before(sector))?,
                 None => return Err(format!("sector {sector} reads as what no one wrote there: {}", sample(bytes))),
             }
         }
@@ -154,9 +190,12 @@ impl Oracle {
     }
 
     /// A read gave this content.
-    fn saw(&mut self, sector: u64, content: u64) -> Result<(), String> {
+    fn saw(&mut self, sector: u64, content: u64, before: Option<&[u64]>) -> Result<(), String> {
         let writing = self.busy(sector, 1, false);
         let known = &mut self.sectors[sector as usize];
+        if before.is_some_and(|before| before.contains(&content)) {
+            return Ok(());
+        }
         if !known.now.contains(&content) {
             let (now, durable) = (words(&known.now), words(&known.durable));
             return Err(format!("sector {sector} reads as {}; it may be {now} (durable: {durable})", words(&[content])));
@@ -171,6 +210,9 @@ impl Oracle {
     }
 
     fn flush_ended(&mut self, ok: bool) {
+        if !ok {
+            self.flush_failed.extend(self.sent.keys());
+        }
         for sector in std::mem::take(&mut self.dirty) {
             let writing = self.busy(sector, 1, false);
             let known = &mut self.sectors[sector as usize];
@@ -197,6 +239,8 @@ impl Oracle {
     /// The power failed: nothing that was under way ends any more.
     pub fn power_cut(&mut self) {
         self.sent.clear();
+        self.before.clear();
+        self.flush_failed.clear();
         self.dirty.clear();
         for known in &mut self.sectors {
             known.now.clone_from(&known.durable);

@@ -135,14 +135,14 @@ impl World {
             machine.pass(ms);
         }
         self.passing_faults();
-        if self.daemon.is_none() && self.draw(6) {
-            self.start();
-        }
-        if self.daemon.is_some() && self.draw(self.crashes) {
+        if self.draw(self.crashes) {
             let mut machine = self.shared.lock();
             let left = machine.random.below(24);
             let end = *machine.random.pick(&[End::Kill, End::PowerCut]);
             machine.crash.get_or_insert(Crash { left, end });
+        }
+        if self.daemon.is_none() && self.draw(6) {
+            self.start();
         }
         if self.draw(30) {
             self.ask();

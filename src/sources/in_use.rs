@@ -88,7 +88,11 @@ pub fn uses(roots: &Roots, name: &str) -> std::io::Result<Vec<Use>> {
             found.push(Use::Swap { device: device.clone() });
         }
         for holder in fs::read_dir(class_dir(&roots.sysfs, &device).join("holders")).into_iter().flatten().flatten() {
-            found.push(Use::Holder { device: device.clone(), holder: holder.file_name().to_string_lossy().into_owned() });
+            let mut holder = holder.file_name().to_string_lossy().into_owned();
+            if let Some(name) = attribute(&class_dir(&roots.sysfs, &holder), "dm/name") {
+                holder += &format!(" ({name})");
+            }
+            found.push(Use::Holder { device: device.clone(), holder });
         }
     }
     Ok(found)

@@ -32,6 +32,14 @@ impl ReadStore {
         Ok(ReadStore(Trees::open(path, false)?))
     }
 
+    /// Opens the store at `path` if there is one.
+    pub fn open_if_there(path: impl AsRef<Path>) -> Result<Option<ReadStore>, OpenError> {
+        match ReadStore::open(path) {
+            Err(OpenError::Missing(_)) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
     /// All known sets.
     pub fn sets(&self) -> Result<Vec<SetDescription>, StoreError> {
         self.0.sets()

@@ -85,6 +85,10 @@ pub(super) struct Trees {
     pub by_set: sled::Tree,
 }
 
+/// A lock outlives its owner for a moment: in a child that it has forked, until that child runs its program.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// Not the content: it holds secrets, and can be long.
 impl std::fmt::Debug for Trees {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -95,10 +99,18 @@ impl std::fmt::Debug for Trees {
 impl Trees {
     pub fn open(path: &Path, may_create: bool) -> Result<Trees, OpenError> {
         let unreadable = |reason: String| OpenError::Unreadable { path: path.to_owned(), reason };
-        let db = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).open().map_err(|error| {
-            let text = error.to_string();
-            if text.contains("could not acquire lock") { OpenError::Locked(path.to_owned()) } else { unreadable(text) }
-        })?;
+        let mut patience = LOCK_TRIES;
+        let db = loop {
+            match sled::Config::new().path(path).cache_capacity(CACHE_BYTES).open().map_err(|error| error.to_string()) {
+                Ok(db) => break db,
+                Err(text) if !text.contains("could not acquire lock") => return Err(unreadable(text)),
+                Err(_) if patience == 0 => return Err(OpenError::Locked(path.to_owned())),
+                Err(_) => {
+                    patience -= 1;
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+            }
+        };
         let meta = db.open_tree("meta").map_err(|error| unreadable(error.to_string()))?;
         match meta.get("format").map_err(|error| unreadable(error.to_string()))? {
             Some(value) => match value.as_ref().try_into().map(u32::from_be_bytes) {

@@ -48,10 +48,21 @@ pub fn triage(set: SetId, records: &[TargetError], block: Sectors, main: Sectors
         match out.held.last_mut() {
             Some(last) if joins(last, record, extent, block) => {
                 last.extent = union(last.extent, extent);
+                last.covered.extend(record.main);
                 last.class = last.class.min(record.class);
                 last.at = last.at.min(at);
             }
-            _ => out.held.push(Fault { set, member: record.member, op: record.op, extent, class: record.class, held: true, at }),
+            _ => out.held.push(Fault {
+                set,
+                member: record.member,
+                op: record.op,
+                extent,
+                class: record.class,
+                held: true,
+                covered: record.main.into_iter().collect(),
+                late: false,
+                at,
+            }),
         }
     }
     out

@@ -3,6 +3,7 @@
  * I/O as the module tests need it: O_DIRECT, exact offsets, exact errors.
  *
  *   iotool write <dev> <sector> <count> <seed>     pattern of (seed, sector)
+ *   iotool dsync <dev> <sector> <count> <seed>     the same with O_DSYNC (FUA)
  *   iotool check <dev> <sector> <count> <seed> [<as>]
  *           the same pattern must be there; <as>: as if the first sector was this
  *   iotool zero <dev> <sector> <count>             all of it must read as zero
@@ -167,10 +168,11 @@ int main(int argc, char **argv)
 		return 2;
 	if (!strcmp(op, "poweroff"))
 		return reboot(RB_POWER_OFF);
-	fd = open(argv[2], (ro ? O_RDONLY : O_RDWR) | O_DIRECT);
+	fd = open(argv[2], (ro ? O_RDONLY : O_RDWR) | O_DIRECT |
+		  (strcmp(op, "dsync") ? 0 : O_DSYNC));
 	if (fd < 0)
 		return fail();
-	if (!strcmp(op, "write"))
+	if (!strcmp(op, "write") || !strcmp(op, "dsync"))
 		return do_write(fd, a, n, s);
 	if (!strcmp(op, "check"))
 		return do_read(fd, a, n, &s, argc > 6 ? num(argv, argc, 6) : a);

@@ -269,6 +269,23 @@ case_hold_expires() {
 	want 0 field 10
 }
 
+case_narrowing_is_bounded() {
+	# 40 good blocks that take their time come before the bad one.
+	dmsetup create m <<-T
+		0 8000 delay $MAIN 0 0 $MAIN 0 700
+		8000 8 error
+		8008 $((LEN - 8008)) linear $MAIN 8008
+	T
+	M=/dev/mapper/m
+	managed hold 1500
+	as lease 30000
+	t0=$(now_ms)
+	want EIO $io write $R 7680 328 5
+	t=$(($(now_ms) - t0))
+	[ $t -lt 9000 ] || die "took $t ms"
+	msg errors 0 | grep -q "failed write main"
+}
+
 case_no_lease_no_hold() {
 	bad_main
 	managed hold 5000
@@ -572,6 +589,70 @@ case_flush_only_dirty_spare() {
 	want $((s + 1)) flushes loop1
 }
 
+case_flush_under_flush() {
+	# A second flush may not be acknowledged while the first is under way:
+	# what it vouches for is not on the medium yet.
+	truncate -s 16M /tmp/main /tmp/spare
+	losetup /dev/loop0 /tmp/main
+	losetup /dev/loop1 /tmp/spare
+	dmsetup create s --table "0 32768 delay /dev/loop1 0 0 /dev/loop1 0 0 /dev/loop1 0 2000"
+	dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 /dev/mapper/s"
+	msg add_remap 1000 0 8 >/dev/null
+	want ok $io write $R 1000 8 1
+	$io flush $R >/tmp/w & w=$!
+	sleep 0.4
+	t0=$(now_ms)
+	want ok $io flush $R
+	[ $(($(now_ms) - t0)) -ge 1000 ] || die "did not wait for the spare"
+	wait $w || die "flush: $(cat /tmp/w)"
+	t0=$(now_ms)
+	want ok $io flush $R
+	[ $(($(now_ms) - t0)) -lt 1500 ] || die "flushed a clean spare"
+}
+
+case_flush_dead_spare() {
+	# A spare that nothing maps to may fail without anybody noticing.
+	truncate -s 16M /tmp/main /tmp/spare
+	losetup /dev/loop0 /tmp/main
+	losetup /dev/loop1 /tmp/spare
+	dmsetup create s --table "0 32768 linear /dev/loop1 0"
+	dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 /dev/mapper/s"
+	msg add_remap 1000 0 8 >/dev/null
+	want ok $io write $R 1000 8 1
+	dmsetup suspend s
+	dmsetup load s --table "0 32768 flakey /dev/loop1 0 0 1000"
+	dmsetup resume s
+	want EIO $io flush $R
+	msg errors 0 | grep -q "e 1 failed flush spare0 - 0 0 ioerr"
+	msg clear_all >/dev/null
+	want ok $io write $R 1000 8 1
+	sleep 11
+	want ok $io flush $R
+}
+
+case_flush_failure_is_latched() {
+	truncate -s 16M /tmp/main /tmp/spare
+	losetup /dev/loop0 /tmp/main
+	losetup /dev/loop1 /tmp/spare
+	dmsetup create m --table "0 32768 flakey /dev/loop0 0 0 1000"
+	dmsetup create r --table "0 32768 dm-remap-v4 /dev/mapper/m /dev/loop1 1 managed"
+	own
+	# A write with preflush and FUA, as a journal sends its commit: its flush
+	# fails, then the member recovers, and the data itself could be written.
+	want EIO $io flush $R
+	dmsetup suspend --noflush m
+	dmsetup load m --table "0 32768 linear /dev/loop0 0"
+	dmsetup resume m
+	want ok $io write $R 0 8 1
+	want EIO $io dsync $R 0 8 2
+	want EIO $io flush $R
+	want ok $io check $R 0 8 1
+	as ack_flush
+	want ok $io dsync $R 0 8 2
+	want ok $io flush $R
+	want "errors 1 2" sh -c "dmsetup message r 0 errors 0 | head -1"
+}
+
 case_discard() {
 	truncate -s 16M /tmp/main /tmp/spare
 	losetup /dev/loop0 /tmp/main
@@ -775,6 +856,15 @@ case_big_blocks() {
 	want ok $io write $R 960 128 4
 	want ok $io check /dev/loop1 800 24 4 1000
 	want "Invalid argument" $io read $R 1001 1
+	for bad in "1001 8" "1000 1"; do
+		if as "fence $bad 1000" 2>/dev/null; then die "fence of half a block: $bad"; fi
+	done
+	fenced 1000 8 5000
+	$io write $R 992 24 6 >/tmp/w & w=$!
+	sleep 0.2
+	as unfence "$fence"
+	wait $w || die "write: $(cat /tmp/w)"
+	want ok $io check $R 992 24 6
 }
 
 # Members that take their time, so that I/O is in flight when things change

@@ -414,6 +414,7 @@ static bool model_add(struct model *m, const struct remap_entry *e, bool replace
 static void compare(const struct model *m, const struct remap_table *t)
 {
 	u64 sum = 0, covered = 0, next;
+	u32 used = 0;
 
 	CHECK(t->count == m->count);
 	for (u64 s = 0; s < MAIN; s++) {
@@ -437,10 +438,12 @@ static void compare(const struct model *m, const struct remap_table *t)
 	for (u64 i = 0; i < t->count; i++) {
 		sum += remap_entry_hash(&t->e[i]);
 		covered -= t->e[i].len;
+		used |= 1U << t->e[i].index;
 		CHECK(!i || t->e[i - 1].main + t->e[i - 1].len <= t->e[i].main);
 	}
 	CHECK(!covered);
 	CHECK(sum == t->checksum);
+	CHECK(used == t->used);
 }
 
 static void random_entry(struct remap_entry *e)

@@ -259,7 +259,7 @@ impl Request {
     fn access(&self, disk: &mut SimDisk, data: &mut Vec<u8>) -> Result<Result<(), DiskError>, Refused> {
         let (sector, count) = (self.sector(), self.sectors());
         let persist = if self.flags & CMD_FLAG_FUA != 0 { Persist::Fua } else { Persist::Cached };
-        if self.offset % SECTOR as u64 != 0 || self.length as usize % SECTOR != 0 {
+        if !self.offset.is_multiple_of(SECTOR as u64) || !(self.length as usize).is_multiple_of(SECTOR) {
             return Err(Refused);
         }
         Ok(match self.command {

@@ -134,7 +134,9 @@ impl Scenario {
         self.step("5. Status and history");
         self.each(&sets, Self::history_explains)?;
         self.show("remap-guardian status")?;
-        self.show("remap-guardian history --limit 6")?;
+        for set in &sets {
+            self.show(&format!("remap-guardian history {}", set.name))?;
+        }
         self.step("6. Reboot");
         let before = self.before_reboot(&sets)?;
         self.vm.reboot()?;
@@ -189,9 +191,17 @@ impl Scenario {
         self.vm.run_for(Duration::from_secs(120), &format!("set -o pipefail\n{script}"))
     }
 
+    /// Shows what a command prints, of much only the end.
     fn show(&mut self, command: &str) -> Result<()> {
+        const MOST: usize = 24;
         println!("  $ {command}");
-        for line in self.vm.ok(command)?.lines() {
+        let text = self.vm.ok(command)?;
+        let lines: Vec<&str> = text.lines().collect();
+        let left_out = lines.len().saturating_sub(MOST);
+        if left_out > 0 {
+            println!("    … {left_out} lines before");
+        }
+        for line in &lines[left_out..] {
             println!("    {line}");
         }
         Ok(())

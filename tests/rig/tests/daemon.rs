@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use remap_guardian::sim::disk::Fault;
 use rig::{Bus, Disk, Vm};
 
@@ -53,7 +53,7 @@ impl Trial {
         self.vm.ok(&format!(
             "systemctl enable --now remap-guardian && remap-guardian create data --main {main} --spare {spare} &&
             mkfs.ext4 -q -E nodiscard,lazy_itable_init=0 /dev/mapper/data && mkdir -p /srv/data &&
-            echo '/dev/mapper/data /srv/data ext4 nofail,x-systemd.device-timeout=8s 0 2' >>/etc/fstab &&
+            echo '/dev/mapper/data /srv/data ext4 nofail,x-systemd.device-timeout=20s 0 2' >>/etc/fstab &&
             systemctl daemon-reload && mount /srv/data &&
             head -c 16M /dev/urandom >/srv/data/file && head -c 16M /dev/urandom >/run/new && sync"
         ))?;
@@ -84,7 +84,12 @@ impl Trial {
 
     /// What writing the blocks gave: exit status and milliseconds of each.
     fn written(&mut self, blocks: Range<u64>) -> Result<Vec<(u64, i32, u64)>> {
-        self.vm.ok("for i in {1..600}; do [ -e /run/writer.done ] && break; sleep 0.1; done; [ -e /run/writer.done ]")?;
+        let wait = "for i in {1..1500}; do [ -e /run/writer.done ] && break; sleep 0.1; done; [ -e /run/writer.done ]";
+        if !self.vm.run_for(Duration::from_secs(200), wait)?.success() {
+            let evidence = "cat /run/written; remap-guardian status data; dmsetup status; systemctl status remap-guardian;
+                remap-guardian history data | tail -n 30; journalctl -n 30 -u remap-guardian; dmesg | tail -n 20; ps ax | grep -w D";
+            bail!("the writes take too long: {}", self.vm.run(evidence)?);
+        }
         let text = self.vm.ok("cat /run/written")?;
         let parse = |line: &str| -> Option<(u64, i32, u64)> {
             let mut fields = line.split(' ');
@@ -215,7 +220,10 @@ impl Trial {
     fn whole_again(&mut self) -> Result<()> {
         self.vm.attach("d-main", true);
         self.vm.power_cut(3)?;
-        self.vm.run_for(Duration::from_secs(60), "until findmnt /srv/data; do sleep 0.2; done")?;
+        if !self.vm.run("findmnt /srv/data")?.success() {
+            let evidence = "remap-guardian status; systemctl status srv-data.mount dev-mapper-data.device; journalctl -b -n 60";
+            bail!("not mounted by the boot: {}", self.vm.run(evidence)?);
+        }
         self.vm.ok("sha256sum -c /root/file.sum && remap-guardian status")?;
         println!("both are back: open, mounted, every checksum right");
         Ok(())

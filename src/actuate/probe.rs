@@ -1,0 +1,78 @@
+//! Slow reads and writes that no application waits for: which sectors of main do not read, and whether reserved
+//! spare extents hold what is written. Kept apart from the cures, so that none of them waits for a dying disk here.
+
+use super::VerifyError;
+use super::salvage::{answers_elsewhere, read_what_can_be_read};
+use crate::edge::{BlockIo, IoError};
+use crate::engine::Outcome;
+use crate::model::{Extent, Sectors, SetDescription};
+use crate::plan::pieces;
+
+/// What trying reserved extents came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// These hold data.
+    pub good: Vec<Extent>,
+    /// These do not.
+    pub bad: Vec<Extent>,
+    /// Sectors that could not be tried; they are the next time.
+    pub untried: Sectors,
+}
+
+/// Tries sectors of one set, with handles of its own.
+pub struct Prober {
+    main: Box<dyn BlockIo>,
+    spares: Vec<Spare>,
+    block: Sectors,
+}
+
+struct Spare {
+    io: Box<dyn BlockIo>,
+    /// Reserved extents that could not be tried: the disk or the way to it failed, which says nothing about them.
+    untried: Vec<Extent>,
+}
+
+impl Prober {
+    /// A prober for an open set. `spares` are in the order of the description.
+    pub fn new(desc: &SetDescription, main: Box<dyn BlockIo>, spares: Vec<Box<dyn BlockIo>>) -> Prober {
+        let spares = spares.into_iter().map(|io| Spare { io, untried: Vec::new() }).collect();
+        Prober { main, spares, block: desc.block() }
+    }
+
+    /// The sectors of a range of main that do not read.
+    pub fn probe(&self, extent: Extent) -> Outcome {
+        let Some(blocks) = extent.align_outward(Sectors::from_bytes(u64::from(self.main.logical_block()))) else {
+            return Outcome::Failed("the range is out of bounds".into());
+        };
+        match read_what_can_be_read(self.main.as_ref(), blocks, self.block, &[]) {
+            Ok(found) => Outcome::Probed { unreadable: found.lost },
+            Err(error) => Outcome::Failed(error.to_string()),
+        }
+    }
+
+    /// Writes and reads back extents that are to become ready, and those that could not be tried the last time.
+    pub fn verify(&mut self, spare: u16, extents: Vec<Extent>) -> Verified {
+        let block = self.block;
+        let spare = &mut self.spares[spare as usize];
+        let io = spare.io.as_ref();
+        let (mut good, mut bad, mut untried) = (Vec::new(), Vec::new(), Vec::new());
+        for extent in std::mem::take(&mut spare.untried).into_iter().chain(extents) {
+            if super::verify_extent(io, extent).is_ok() {
+                good.push(extent);
+                continue;
+            }
+            for piece in pieces(extent, block, block) {
+                match super::verify_extent(io, piece) {
+                    Ok(()) => good.push(piece),
+                    Err(VerifyError::Io(IoError::Other(_))) => untried.push(piece),
+                    // A spare that fails everywhere is not there; that says nothing about this place.
+                    Err(_) if !answers_elsewhere(io, piece) => untried.push(piece),
+                    Err(_) => bad.push(piece),
+                }
+            }
+        }
+        let left = Sectors(untried.iter().map(|extent| extent.len().0).sum());
+        spare.untried = untried;
+        Verified { good, bad, untried: left }
+    }
+}

@@ -1,0 +1,77 @@
+//! Reading what a dying disk still gives.
+
+use crate::edge::{BlockIo, IoError};
+use crate::model::{Extent, Sector, Sectors};
+use crate::plan::pieces;
+use std::time::Instant;
+
+/// How long reads of sectors that a waiting write brings may take together, ms. A good sector answers at once; a bad one
+/// may keep a drive busy for longer than the write can wait.
+const PATIENCE_MS: u64 = 1_500;
+
+/// What a range of a device gave.
+pub struct Found {
+    /// The content; zeros where there is none.
+    pub content: Vec<u8>,
+    /// Logical blocks, by first sector, whose read *returned* a medium error and that no waiting write brings.
+    pub lost: Vec<Sector>,
+    /// Logical blocks that a waiting write brings and that did not read, or not in time.
+    pub unread: Vec<Sector>,
+}
+
+/// Reads a range block by block, and a block that fails by logical blocks.
+///
+/// Sectors in `covered` are read too, since a crash before the write that brings them must leave their old content; but
+/// only as long as the write can wait for it.
+pub fn read_what_can_be_read(io: &dyn BlockIo, extent: Extent, block: Sectors, covered: &[Extent]) -> Result<Found, IoError> {
+    let mut found = Found { content: vec![0; extent.len().bytes() as usize], lost: Vec::new(), unread: Vec::new() };
+    let logical = Sectors::from_bytes(u64::from(io.logical_block()));
+    let start = Instant::now();
+    let patience = || PATIENCE_MS.saturating_sub(start.elapsed().as_millis() as u64);
+    for block in pieces(extent, block, block) {
+        let at = Sectors(block.start().0 - extent.start().0).bytes() as usize;
+        let part = &mut found.content[at..at + block.len().bytes() as usize];
+        let sectors: Vec<Extent> = pieces(block, logical, logical);
+        let brought = |sector: &Extent| (sector.start().0..sector.end().0).all(|s| covered.iter().any(|c| c.contains(Sector(s))));
+        let whole = if sectors.iter().all(brought) {
+            read_in_time(io, block.start(), part, patience())
+        } else {
+            io.read(block.start(), part)
+        };
+        match whole {
+            Ok(()) => continue,
+            Err(IoError::Medium(_) | IoError::Late(_)) => part.fill(0),
+            Err(other) => return Err(other),
+        }
+        for (sector, bytes) in sectors.iter().zip(part.chunks_mut(logical.bytes() as usize)) {
+            let brought = brought(sector);
+            let read = if brought { read_in_time(io, sector.start(), bytes, patience()) } else { io.read(sector.start(), bytes) };
+            match read {
+                Ok(()) => continue,
+                Err(IoError::Medium(_)) if !brought => found.lost.push(sector.start()),
+                Err(IoError::Medium(_) | IoError::Late(_)) if brought => found.unread.push(sector.start()),
+                Err(other) => return Err(other),
+            }
+            bytes.fill(0);
+        }
+    }
+    Ok(found)
+}
+
+fn read_in_time(io: &dyn BlockIo, at: Sector, buf: &mut [u8], ms: u64) -> Result<(), IoError> {
+    if ms == 0 { Err(IoError::Late(PATIENCE_MS)) } else { io.read_within(at, buf, ms) }
+}
+
+/// Whether the device can be read anywhere outside `extent`. One that cannot is gone or unplugged, whatever error it
+/// reports: nothing about the medium follows from it.
+pub fn answers_elsewhere(io: &dyn BlockIo, extent: Extent) -> bool {
+    let logical = Sectors::from_bytes(u64::from(io.logical_block())).0;
+    let size = io.size().0;
+    let far = (extent.start().0 + size / 2) % size;
+    let mut buffer = vec![0; io.logical_block() as usize];
+    [far, extent.end().0, extent.start().0.wrapping_sub(logical), 0].into_iter().any(|sector| {
+        let sector = Sector(sector - sector % logical);
+        let inside = sector.0.checked_add(logical).is_some_and(|end| end <= size);
+        inside && !extent.contains(sector) && io.read(sector, &mut buffer).is_ok()
+    })
+}
