@@ -196,6 +196,10 @@ impl SetState {
     /// A failed write waits (or an operator asks): start a case for every part that has none.
     fn on_held(&mut self, now: Millis, fault: Fault, policy: &Policy, next_case: &mut u64) -> Vec<Effect> {
         let mut effects = Vec::new();
+        // A write is narrowed piece by piece: more of it may become known while its cure is under way.
+        for case in self.cases.values_mut().filter(|case| case.fault.held && case.fault.extent.overlaps(&fault.extent)) {
+            case.fault.covered.extend(fault.covered.iter().copied());
+        }
         for part in self.new_parts(&fault, &mut effects) {
             let fault = Fault { extent: part, ..fault.clone() };
             effects.extend(self.open_cases(now, fault, policy, next_case));
@@ -443,12 +447,15 @@ impl SetState {
                 } else {
                     self.counters.cured += 1;
                 }
+                let brought =
+                    |sector: &Sector| !case.fault.late && case.fault.covered.iter().any(|extent| extent.contains(*sector));
+                let lost = case.lost.iter().filter(|sector| !brought(sector)).copied().collect();
                 self.insert(remap);
                 self.spent.push_back((now, spare_len(remap.main.len(), self.desc.block()).0 / self.desc.block().0));
                 let what = What::Remapped {
                     remap,
                     saved: case.saved,
-                    lost: case.lost,
+                    lost,
                     decision: case.decision,
                     class: case.fault.class,
                     took_ms: now.0.saturating_sub(case.fault.at.0),
