@@ -28,8 +28,9 @@ static blk_status_t submit_clone(struct remap_io *io, const struct bvec_iter *at
 	bio->bi_iter.bi_sector = r->sector;
 	submit_bio_wait(bio);
 	status = bio->bi_status;
-	if (!status && r->member && op_is_write(bio_op(bio)) &&
-	    !(bio->bi_opf & REQ_FUA))
+	/* A write that failed may have left a part in the spare's cache. */
+	if (r->member && op_is_write(bio_op(bio)) &&
+	    (status || !(bio->bi_opf & REQ_FUA)))
 		set_bit(r->member - 1, &io->rt->rd->dirty);
 	bio_put(bio);
 	return status;

@@ -110,17 +110,23 @@ static int direct_failed(struct remap_io *io, struct bio *bio, blk_status_t stat
 	return DM_ENDIO_DONE;
 }
 
-static void direct_done(struct remap_io *io, struct bio *bio)
+/*
+ * Dirty before the write is acknowledged, so that a flush that comes after the
+ * acknowledgement finds it. One that failed may have left a part in the cache.
+ */
+static void mark_dirty(struct remap_io *io, struct bio *bio)
 {
 	struct remap_device *rd = io->rt->rd;
 
-	/*
-	 * Dirty before the write is acknowledged, so that a flush that comes
-	 * after the acknowledgement finds it.
-	 */
 	if (io->member && op_is_write(bio_op(bio)) &&
 	    !test_bit(io->member - 1, &rd->dirty))
 		set_bit(io->member - 1, &rd->dirty);
+}
+
+static void direct_done(struct remap_io *io)
+{
+	struct remap_device *rd = io->rt->rd;
+
 	if (unlikely(READ_ONCE(rd->streak)))
 		WRITE_ONCE(rd->streak, 0);
 	remap_route_done(rd, io->epoch);
@@ -133,9 +139,10 @@ static int remap_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *err
 
 	switch (io->state) {
 	case IO_DIRECT:
+		mark_dirty(io, bio);
 		if (unlikely(*error))
 			return direct_failed(io, bio, *error);
-		direct_done(io, bio);
+		direct_done(io);
 		break;
 	case IO_FLUSH:
 		remap_flush_done(io, bio, *error);
