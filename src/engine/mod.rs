@@ -2,6 +2,8 @@
 //! does I/O, never looks at a clock, and checks its invariants before it returns.
 
 mod case;
+mod cure;
+mod observe;
 mod set;
 mod status;
 

@@ -5,6 +5,8 @@ mod actuator;
 mod assemble;
 mod create;
 mod daemon;
+mod discovery;
+mod effects;
 mod forget;
 mod inputs;
 mod requests;

@@ -1,0 +1,320 @@
+//! From a write that waits to a live remap: which cases are opened, which step follows which outcome, and what is recorded.
+
+use super::Effect;
+use super::case::{Case, CaseId, Outcome, Stage, Step};
+use super::observe::read_error;
+use super::set::SetState;
+use crate::edge::FenceId;
+use crate::model::*;
+use crate::plan::{pieces, spare_len};
+use crate::policy::{Policy, decide};
+use crate::triage::Failed;
+
+/// Cures under way at once: more would only wait for each other with their fences up. The target has 64 fences.
+const MAX_CURES: usize = 16;
+
+impl SetState {
+    /// A failed write waits (or an operator asks): start a case for every part that has none.
+    pub(super) fn on_held(&mut self, now: Millis, fault: Fault, policy: &Policy, next_case: &mut u64) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        // A write is narrowed piece by piece: more of it may become known while its cure is under way.
+        for case in self.cases.values_mut().filter(|case| case.fault.held && case.fault.extent.overlaps(&fault.extent)) {
+            case.fault.covered.extend(fault.covered.iter().copied());
+        }
+        for part in self.new_parts(&fault, &mut effects) {
+            let fault = Fault { extent: part, ..fault.clone() };
+            effects.extend(self.open_cases(now, fault, policy, next_case));
+        }
+        effects
+    }
+
+    /// The parts of a fault that neither a remap nor a case covers; what a remap covers already is tried again.
+    pub(super) fn new_parts(&self, fault: &Fault, effects: &mut Vec<Effect>) -> Vec<Extent> {
+        let block = self.desc.block();
+        let mut parts: Vec<Extent> = Vec::new();
+        for piece in pieces(fault.extent, block, block) {
+            if self.remap_over(&piece) && fault.member == Member::Main {
+                if fault.held {
+                    effects.push(Effect::Retry { set: self.id(), extent: piece });
+                }
+                continue;
+            }
+            let open = |case: &Case| case.stage != Stage::Probing && case.fault.extent.overlaps(&piece);
+            if self.cases.values().any(open) || self.waiting.iter().any(|fault| fault.extent.overlaps(&piece)) {
+                continue;
+            }
+            match parts.last_mut() {
+                Some(last) if last.end() == piece.start() => {
+                    *last = Extent::new(last.start(), Sectors(last.len().0 + piece.len().0)).expect("neighbours join");
+                }
+                _ => parts.push(piece),
+            }
+        }
+        parts
+    }
+
+    pub(super) fn open_cases(&mut self, now: Millis, fault: Fault, policy: &Policy, next_case: &mut u64) -> Vec<Effect> {
+        let block = self.desc.block();
+        if fault.member != Member::Main {
+            // It is on the spare already; trying it again would only fail again.
+            let reason = format!("{}, which serves these sectors, failed", fault.member);
+            let decision = Decision { action: Action::Observe, rule: "target/spare".into(), reason };
+            return vec![self.open(now, fault, decision, None, next_case)];
+        }
+        if self.cures_under_way() >= MAX_CURES {
+            self.waiting.push(fault);
+            return Vec::new();
+        }
+        let ledger = self.ledger(now, spare_len(fault.extent.len(), block).0 / block.0);
+        let decision = if fault.held || fault.class != ErrorClass::Other {
+            decide(policy, &ledger, &fault)
+        } else {
+            Decision { action: Action::Remap, rule: "operator".into(), reason: "an operator asked for it".into() }
+        };
+        if decision.action != Action::Remap {
+            return vec![self.open(now, fault, decision, None, next_case)];
+        }
+        let longest = self.spares.iter().map(|spare| spare.reserve.longest()).max().unwrap_or_default();
+        let mut parts = pieces(fault.extent, longest.min(spare_len(fault.extent.len(), block)), block);
+        if parts.is_empty() {
+            if self.spares.iter().any(|spare| spare.refilling) {
+                self.waiting.push(fault);
+                return self.refill(now, policy);
+            }
+            parts.push(fault.extent);
+        }
+        let mut effects = Vec::new();
+        for part in parts {
+            let fault = Fault { extent: part, ..fault.clone() };
+            let remap = self.take_spare(part);
+            if remap.is_none() && self.spares.iter().any(|spare| spare.refilling) {
+                self.waiting.push(fault);
+                continue;
+            }
+            effects.push(self.open(now, fault, decision.clone(), remap, next_case));
+        }
+        effects.extend(self.refill(now, policy));
+        effects
+    }
+
+    pub(super) fn cures_under_way(&self) -> usize {
+        self.cases.values().filter(|case| case.stage != Stage::Probing).count()
+    }
+
+    /// Faults that waited for spare space, or for others to be done.
+    pub(super) fn start_waiting(&mut self, now: Millis, policy: &Policy, next_case: &mut u64) -> Vec<Effect> {
+        let waiting = std::mem::take(&mut self.waiting);
+        waiting.into_iter().flat_map(|fault| self.on_held(now, fault, policy, next_case)).collect()
+    }
+
+    pub(super) fn take_spare(&mut self, main: Extent) -> Option<Remap> {
+        let len = spare_len(main.len(), self.desc.block());
+        let (index, taken) =
+            self.spares.iter_mut().enumerate().find_map(|(index, spare)| spare.reserve.take(len).map(|taken| (index, taken)))?;
+        Some(Remap { main, spare: index as u16, at: taken.start(), flags: RemapFlags { marked: true }, seq: 0 })
+    }
+
+    /// Opens a case: with a spare range it starts with the fence, without one it gives up.
+    pub(super) fn open(
+        &mut self,
+        now: Millis,
+        fault: Fault,
+        decision: Decision,
+        remap: Option<Remap>,
+        next_case: &mut u64,
+    ) -> Effect {
+        let id = CaseId(*next_case);
+        *next_case += 1;
+        let extent = fault.extent;
+        let (stage, step, failure) = match (decision.action, remap) {
+            (Action::Remap, Some(_)) => (Stage::Fencing, Step::Fence(extent), None),
+            (Action::Remap, None) => {
+                (Stage::Releasing, Step::GiveUp { extent, fence: None }, Some("no verified spare space is left".to_string()))
+            }
+            (Action::Observe, _) => (Stage::Releasing, Step::GiveUp { extent, fence: None }, Some(decision.reason.clone())),
+        };
+        let case =
+            Case { id, fault, decision, stage, remap, fence: None, saved: Sectors(0), lost: Vec::new(), failure, tried_at: now };
+        self.cases.insert(id, case);
+        Effect::Step { set: self.id(), case: id, step }
+    }
+
+    pub(super) fn on_done(
+        &mut self,
+        now: Millis,
+        id: CaseId,
+        outcome: Outcome,
+        policy: &Policy,
+        next_case: &mut u64,
+    ) -> Vec<Effect> {
+        let set = self.id();
+        let Some(mut case) = self.cases.remove(&id) else { return Vec::new() };
+        if let (Outcome::SpareFailed(reason), Some(failed), Some(fence)) = (&outcome, case.remap, case.fence) {
+            return self.on_spare_failed(now, case, failed, fence, reason.clone());
+        }
+        let step = match next_step(&mut case, outcome, now) {
+            Next::Step(step) => step,
+            Next::Wait => {
+                self.cases.insert(id, case);
+                return Vec::new();
+            }
+            Next::End => {
+                let mut effects = self.end(now, case, policy);
+                effects.extend(self.start_waiting(now, policy, next_case));
+                return effects;
+            }
+        };
+        self.cases.insert(id, case);
+        vec![Effect::Step { set, case: id, step }]
+    }
+
+    /// The spare extent is bad: go on with another one under the same fence, or give up.
+    pub(super) fn on_spare_failed(
+        &mut self,
+        now: Millis,
+        mut case: Case,
+        failed: Remap,
+        fence: FenceId,
+        reason: String,
+    ) -> Vec<Effect> {
+        let (set, id) = (self.id(), case.id);
+        let extent =
+            Extent::new(failed.at, spare_len(failed.main.len(), self.desc.block())).expect("it was taken from the reserve");
+        case.remap = self.take_spare(failed.main);
+        let step = match case.remap {
+            Some(remap) => salvage(&case, fence, remap),
+            None => {
+                case.stage = Stage::Releasing;
+                case.failure = Some(format!("{reason}; no other verified spare space is left"));
+                Step::GiveUp { extent: failed.main, fence: Some(fence) }
+            }
+        };
+        self.cases.insert(id, case);
+        let alert = self.alert(now, format!("a verified spare extent failed and is never used again: {reason}"));
+        vec![Effect::MarkBad { set, spare: failed.spare, extent }, Effect::Record(alert), Effect::Step { set, case: id, step }]
+    }
+
+    /// A case is over: remember and record.
+    pub(super) fn end(&mut self, now: Millis, case: Case, policy: &Policy) -> Vec<Effect> {
+        let mut evidence = self.evidence(now, &case.fault.extent);
+        if self.read_errors.range(case.fault.extent.start()..case.fault.extent.end()).next().is_some() {
+            evidence.push("an earlier read of these sectors failed".into());
+        }
+        match (case.stage, case.remap) {
+            (Stage::Probing, _) => {
+                let failed = Failed { error: read_error(&case), count: 1, extent: Some(case.fault.extent) };
+                vec![Effect::Record(self.error_entry(now, &failed, case.lost))]
+            }
+            (Stage::Mapping, Some(remap)) => {
+                if case.fault.late {
+                    self.counters.given_up += 1;
+                    evidence.push("too late for the write that started it: it had got its error".into());
+                } else {
+                    self.counters.cured += 1;
+                }
+                let brought =
+                    |sector: &Sector| !case.fault.late && case.fault.covered.iter().any(|extent| extent.contains(*sector));
+                let lost = case.lost.iter().filter(|sector| !brought(sector)).copied().collect();
+                self.insert(remap);
+                self.spent.push_back((now, spare_len(remap.main.len(), self.desc.block()).0 / self.desc.block().0));
+                let what = What::Remapped {
+                    remap,
+                    saved: case.saved,
+                    lost,
+                    decision: case.decision,
+                    class: case.fault.class,
+                    took_ms: now.0.saturating_sub(case.fault.at.0),
+                    evidence,
+                };
+                let mut effects = vec![
+                    Effect::MarkInUse { set: self.id(), remap },
+                    Effect::Record(self.entry(now, what)),
+                    Effect::SampleSmart { set: self.id() },
+                ];
+                effects.extend(self.usage_alert(now, remap.spare, policy));
+                effects.extend(self.refill(now, policy));
+                effects
+            }
+            (_, taken) => {
+                if let Some(remap) = taken {
+                    let len = spare_len(remap.main.len(), self.desc.block());
+                    let extent = Extent::new(remap.at, len).expect("it was taken from the reserve");
+                    self.spares[remap.spare as usize].reserve.add([extent]);
+                }
+                self.counters.given_up += 1;
+                let reason = case.failure.unwrap_or_default();
+                vec![Effect::Record(
+                    self.entry(now, What::NotRemapped { extent: case.fault.extent, decision: case.decision, reason, evidence }),
+                )]
+            }
+        }
+    }
+}
+
+enum Next {
+    Step(Step),
+    Wait,
+    End,
+}
+
+/// The path of a case: which step follows which outcome.
+fn next_step(case: &mut Case, outcome: Outcome, now: Millis) -> Next {
+    let extent = case.fault.extent;
+    let give_up = |case: &mut Case, reason: String| {
+        case.failure = Some(reason);
+        case.stage = Stage::Releasing;
+        Next::Step(Step::GiveUp { extent, fence: case.fence })
+    };
+    match (case.stage, outcome, case.remap, case.fence) {
+        (Stage::Fencing, Outcome::Fenced(fence), Some(remap), _) => {
+            case.fence = Some(fence);
+            case.stage = Stage::Salvaging;
+            Next::Step(salvage(case, fence, remap))
+        }
+        (Stage::Salvaging, Outcome::Salvaged { saved, lost, marked }, Some(remap), Some(fence)) => {
+            case.remap = Some(Remap { flags: RemapFlags { marked }, ..remap });
+            (case.saved, case.lost, case.stage) = (saved, lost, Stage::Sealing);
+            Next::Step(Step::Seal(fence))
+        }
+        (Stage::Sealing, Outcome::Sealed, Some(remap), _) => {
+            case.stage = Stage::Committing;
+            Next::Step(Step::Commit(remap))
+        }
+        (Stage::Committing, Outcome::Committed(remap), _, Some(fence)) => {
+            (case.remap, case.stage) = (Some(remap), Stage::Mapping);
+            Next::Step(Step::AddRemap { remap, fence })
+        }
+        (Stage::Committing | Stage::Settling, Outcome::Unknown(reason), ..) => {
+            case.stage = Stage::Settling;
+            case.failure = Some(format!("the table record could not be written: {reason}"));
+            case.tried_at = now;
+            Next::Wait
+        }
+        (Stage::Committing | Stage::Settling, Outcome::NotCommitted(reason), ..) => give_up(case, reason),
+        (Stage::Mapping, Outcome::Live, ..) => Next::End,
+        // The record is durable, so there is no way back: the range stays sealed and we try again.
+        (Stage::Mapping, Outcome::Failed(reason), ..) => {
+            case.failure = Some(reason);
+            case.tried_at = now;
+            Next::Wait
+        }
+        // A fence that is left behind, perhaps sealed, would fail its range for as long as this daemon lives.
+        (Stage::Releasing, Outcome::Failed(_), _, Some(_)) => {
+            case.tried_at = now;
+            Next::Wait
+        }
+        (Stage::Releasing, ..) => Next::End,
+        (Stage::Probing, Outcome::Probed { unreadable }, ..) => {
+            case.lost = unreadable;
+            Next::End
+        }
+        (Stage::Probing, ..) => Next::End,
+        (_, Outcome::Failed(reason), ..) => give_up(case, reason),
+        (_, outcome, ..) => give_up(case, format!("unexpected answer: {outcome:?}")),
+    }
+}
+
+fn salvage(case: &Case, fence: FenceId, remap: Remap) -> Step {
+    let covered = case.fault.covered.iter().filter(|extent| extent.overlaps(&remap.main)).copied().collect();
+    Step::Salvage { fence, remap, medium: case.fault.class == ErrorClass::Medium, covered }
+}

@@ -1,0 +1,133 @@
+//! Errors that nothing waits for: what is looked at more closely, what is recorded, and with which evidence.
+
+use super::Effect;
+use super::case::{Case, CaseId, Stage};
+use super::set::{HOUR, SetState};
+use crate::model::*;
+use crate::triage::{Failed, is_unreadable, whole_blocks};
+
+/// A read error on the same sectors is written to history at most this often, ms.
+const READ_ERROR_QUIET_MS: u64 = 60_000;
+
+/// Errors of one kind that say nothing about the medium are written to history at most this often, ms.
+const STORM_QUIET_MS: u64 = 10_000;
+
+impl SetState {
+    /// An error went up to the application.
+    pub(super) fn on_failed(&mut self, now: Millis, failed: Failed, next_case: &mut u64) -> Vec<Effect> {
+        if !is_unreadable(&failed) {
+            self.counters.other_errors += failed.count;
+            let kind = (failed.error.member, failed.error.op.word(), failed.error.class.word());
+            if self.quiet.get(&kind).is_some_and(|until| now < *until) {
+                return Vec::new();
+            }
+            self.quiet.insert(kind, Millis(now.0 + STORM_QUIET_MS));
+            return vec![Effect::Record(self.error_entry(now, &failed, Vec::new()))];
+        }
+        self.counters.read_errors += failed.count;
+        let Some(extent) = failed.extent else { return Vec::new() };
+        let quiet = self.read_errors.get(&extent.start()).is_some_and(|at| now.0 < at.0 + READ_ERROR_QUIET_MS);
+        self.read_errors.insert(extent.start(), now);
+        self.read_errors.retain(|_, at| now.0 < at.0 + HOUR);
+        let Some(blocks) = whole_blocks(extent, self.desc.block(), self.desc.main.sectors) else { return Vec::new() };
+        if quiet || self.cases.values().any(|case| case.fault.extent.overlaps(&blocks)) {
+            return Vec::new();
+        }
+        let id = CaseId(*next_case);
+        *next_case += 1;
+        let fault = Fault {
+            set: self.id(),
+            member: Member::Main,
+            op: Op::Read,
+            extent,
+            class: failed.error.class,
+            held: false,
+            covered: Vec::new(),
+            late: false,
+            at: now,
+        };
+        let decision = Decision {
+            action: Action::Observe,
+            rule: "read_error".into(),
+            reason: "a failed read is recorded; the sectors heal when they are next written".into(),
+        };
+        let case = Case {
+            id,
+            fault,
+            decision,
+            stage: Stage::Probing,
+            remap: None,
+            fence: None,
+            saved: Sectors(0),
+            lost: Vec::new(),
+            failure: None,
+            tried_at: now,
+        };
+        self.cases.insert(id, case);
+        vec![Effect::Probe { set: self.id(), case: id, extent }]
+    }
+
+    /// A held write got its error. Where a case covers it, the case tells the story.
+    pub(super) fn on_given_up(&mut self, now: Millis, extent: Option<Extent>, class: ErrorClass) -> Vec<Effect> {
+        let Some(extent) = extent else { return Vec::new() };
+        let under_way = self.cases.values_mut().filter(|case| case.stage != Stage::Probing).map(|case| &mut case.fault);
+        let mut known = false;
+        for fault in under_way.chain(&mut self.waiting).filter(|fault| fault.extent.overlaps(&extent)) {
+            fault.late = true;
+            known = true;
+        }
+        if known || self.remap_over(&extent) {
+            return Vec::new();
+        }
+        self.counters.given_up += 1;
+        let decision = Decision {
+            action: Action::Observe,
+            rule: "target/hold".into(),
+            reason: "the bound of the hold passed before a cure was ready".into(),
+        };
+        let reason = format!("the waiting write got its {class} error");
+        let evidence = self.evidence(now, &extent);
+        vec![Effect::Record(self.entry(now, What::NotRemapped { extent, decision, reason, evidence }))]
+    }
+
+    pub(super) fn error_entry(&self, now: Millis, failed: &Failed, unreadable: Vec<Sector>) -> Entry {
+        let error = &failed.error;
+        let meaning = match (error.op, error.class.may_be_medium()) {
+            (Op::Read, true) => {
+                "the application got the error, not wrong data; the sectors heal when they are next written".to_string()
+            }
+            (_, false) => format!("a {} error says nothing about the medium: no spare is spent on it", error.class),
+            (op, true) => format!("the failed {op} was passed to the application"),
+        };
+        let evidence = failed.extent.map(|extent| self.evidence(now, &extent)).unwrap_or_default();
+        let (member, op, class) = (error.member, error.op, error.class);
+        self.entry(now, What::Error { member, op, extent: failed.extent, class, unreadable, meaning, evidence })
+    }
+
+    /// What other sources said about these sectors lately, and the members' last SMART samples.
+    pub(super) fn evidence(&self, now: Millis, extent: &Extent) -> Vec<String> {
+        let recent = self.notes.iter().filter(|note| now.0 < note.at.0 + 60_000);
+        let fitting = recent.filter(|note| note.sector.is_some_and(|sector| extent.contains(sector)));
+        let mut lines: Vec<String> = fitting.map(|note| note.text.clone()).collect();
+        lines.dedup();
+        lines.reverse();
+        lines.truncate(3);
+        lines.reverse();
+        lines.extend(self.smart.get(&Member::Main).cloned());
+        lines
+    }
+}
+
+pub(super) fn read_error(case: &Case) -> crate::model::TargetError {
+    crate::model::TargetError {
+        seq: 0,
+        kind: crate::model::TargetErrorKind::Failed,
+        op: Op::Read,
+        member: Member::Main,
+        main: Some(case.fault.extent),
+        member_sector: case.fault.extent.start(),
+        class: case.fault.class,
+        age_ms: 0,
+        read_ahead: false,
+    }
+}

@@ -1,0 +1,197 @@
+//! Looks at the disks, opens the sets that are complete, and says why others are not.
+
+use super::assemble::{self, Candidate, Opened};
+use super::daemon::*;
+use super::{actuator, inputs, watcher};
+use crate::engine::Event;
+use crate::model::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Daemon {
+    /// Tells when the look that is under way has ended.
+    pub(super) fn wait_for_look(&mut self, done: tokio::sync::oneshot::Sender<()>) {
+        self.waiting_for_look[0].push(done);
+    }
+
+    /// Looks, and tells when a look has ended that began after this.
+    pub(super) fn look_for(&mut self, done: tokio::sync::oneshot::Sender<()>) {
+        self.waiting_for_look[usize::from(self.looking)].push(done);
+        self.look();
+    }
+
+    /// Looks at the disks in the background; complete sets are opened.
+    pub(super) fn look(&mut self) {
+        if self.looking {
+            self.look_again = true;
+            return;
+        }
+        self.looking = true;
+        let (settings, out) = (self.settings.clone(), self.out.clone());
+        let claimed = self.claimed.clone();
+        tokio::task::spawn_blocking(move || {
+            let candidates = match inputs::devices(&settings) {
+                Ok(devices) => assemble::discover(&devices),
+                Err(error) => {
+                    tracing::error!(%error, "the block devices cannot be listed");
+                    BTreeMap::new()
+                }
+            };
+            let ready = candidates.iter().filter(|(id, candidate)| candidate.complete().is_ok() && claimed.claim(**id));
+            let attempts = ready.map(|(id, candidate)| {
+                let attempt = assemble::open(candidate, &settings).map(Box::new);
+                if attempt.is_err() {
+                    claimed.give_back(*id);
+                }
+                (*id, attempt)
+            });
+            let attempts = attempts.collect();
+            drop(out.send(Input::Discovered { candidates, attempts }));
+        });
+    }
+
+    pub(super) fn discovered(
+        &mut self,
+        candidates: BTreeMap<SetId, Candidate>,
+        attempts: Vec<(SetId, Result<Box<Opened>, String>)>,
+    ) {
+        self.looking = false;
+        self.looked = true;
+        let before = std::mem::replace(&mut self.candidates, candidates);
+        // A set that is served stays known: its spare may have gone, or have been made while we looked.
+        for (id, candidate) in before.into_iter().filter(|(id, _)| self.serving.contains_key(id)) {
+            self.candidates.entry(id).or_insert(candidate);
+        }
+        for (id, attempt) in attempts {
+            match attempt {
+                Ok(opened) => self.start_serving(*opened),
+                Err(reason) => self.not_restored(id, reason),
+            }
+        }
+        let waiting: Vec<(SetId, String)> = self
+            .candidates
+            .iter()
+            .filter(|(id, _)| !self.serving.contains_key(id))
+            .filter_map(|(id, candidate)| candidate.complete().err().map(|reason| (*id, reason)))
+            .collect();
+        for (id, reason) in waiting {
+            self.not_restored(id, reason);
+        }
+        let [now, next] = std::mem::take(&mut self.waiting_for_look);
+        self.waiting_for_look[0] = next;
+        for waiting in now {
+            let _ = waiting.send(());
+        }
+        if std::mem::take(&mut self.look_again) {
+            self.look();
+        }
+    }
+
+    /// Says once why a set is not open.
+    pub(super) fn not_restored(&mut self, id: SetId, reason: String) {
+        if self.told.get(&id) == Some(&reason) {
+            return;
+        }
+        self.told.insert(id, reason.clone());
+        if let Some(candidate) = self.candidates.get(&id) {
+            let name = candidate.desc.name.clone();
+            self.record(Entry { number: 0, at: now(), set: id, name, what: What::NotRestored { reason } });
+        }
+    }
+
+    /// Tells of the sets that no disk speaks of: they are known from the registry only.
+    pub(super) fn tell_of_absent(&self) {
+        let present: BTreeSet<SetId> = self.candidates.keys().copied().collect();
+        self.store.queue(move |store| {
+            for desc in store.sets().unwrap_or_default().into_iter().filter(|desc| !present.contains(&desc.id)) {
+                let what = What::NotRestored { reason: ABSENT.into() };
+                let last = store.history(Some(desc.id), Millis(0), 1).unwrap_or_default().pop();
+                if last.is_some_and(|entry| entry.what == what) {
+                    continue;
+                }
+                tracing::warn!(set = %desc.name, "{}", crate::cli::history::sentence(&what));
+                if let Err(error) = store.append(&Entry { number: 0, at: now(), set: desc.id, name: desc.name, what }) {
+                    tracing::error!(%error, "history could not be written");
+                }
+            }
+        });
+    }
+
+    pub(super) fn forgotten(&mut self, desc: SetDescription, wiped: Vec<String>) {
+        self.candidates.remove(&desc.id);
+        self.told.remove(&desc.id);
+        if self.left_alone.remove(&desc.id).is_some() {
+            self.claimed.give_back(desc.id);
+        }
+        self.record(Entry { number: 0, at: now(), set: desc.id, name: desc.name, what: What::Forgotten { wiped } });
+        self.look();
+    }
+
+    /// Gives back the sets that were left alone, so that the next look opens them.
+    pub(super) fn take_up_again(&mut self) {
+        for (set, thread) in std::mem::take(&mut self.left_alone) {
+            if thread.is_finished() {
+                self.claimed.give_back(set);
+            } else {
+                self.left_alone.insert(set, thread);
+                self.told.insert(set, BUSY.into());
+            }
+        }
+    }
+
+    /// Why a set is not open, if it was said.
+    pub(super) fn why_not(&self, id: SetId) -> Option<&String> {
+        self.told.get(&id)
+    }
+
+    pub(super) fn start_serving(&mut self, opened: Opened) {
+        let Opened { desc, main, spares, remaps, actuator, prober, watcher, since, adopted } = opened;
+        let id = desc.id;
+        let threads = actuator::start(id, actuator, prober, self.out.clone())
+            .and_then(|hands| Ok((hands, watcher::start(id, watcher, since, self.settings.lease_ms, self.out.clone())?)));
+        let (hands, poke) = match threads {
+            Ok(threads) => threads,
+            Err(error) => {
+                self.claimed.give_back(id);
+                return self.not_restored(id, format!("no thread could be started: {error}"));
+            }
+        };
+        self.told.remove(&id);
+        self.rebuild(&desc, &remaps);
+        let what = match adopted {
+            Some(mended) => What::Adopted { remaps: remaps.len() as u64, mended },
+            None => What::Restored { remaps: remaps.len() as u64 },
+        };
+        self.record(Entry { number: 0, at: now(), set: id, name: desc.name.clone(), what });
+        let serving = Serving { main, spares, hands, poke, smart_due: uptime() };
+        self.serving.insert(id, serving);
+        let capacity = assemble::capacity(&desc);
+        self.apply(Event::Opened { set: Box::new(desc), remaps, capacity });
+    }
+
+    /// Brings registry and allocator in line with the spares, which are the truth.
+    pub(super) fn rebuild(&self, desc: &crate::model::SetDescription, remaps: &[crate::model::Remap]) {
+        let (desc, remaps, keeper, out) = (desc.clone(), remaps.to_vec(), self.store.clone(), self.out.clone());
+        self.store.queue(move |store| {
+            if let Some(kept) = keeper.was_set_aside() {
+                let message = format!(
+                    "the store could not be read and was set aside as {}: history before this is there only",
+                    kept.display()
+                );
+                let entry = Entry { number: 0, at: now(), set: desc.id, name: desc.name.clone(), what: What::Alert { message } };
+                if let Err(error) = store.append(&entry) {
+                    tracing::error!(%error, "history could not be written");
+                }
+            }
+            let spares = desc.geometry.iter().enumerate().map(|(index, geometry)| (index as u16, geometry.data));
+            if let Err(error) = store.put_set(&desc) {
+                tracing::error!(%error, "the registry lacks a set until it is opened again");
+            }
+            for (spare, data) in spares {
+                let live: Vec<_> = remaps.iter().filter(|remap| remap.spare == spare).copied().collect();
+                if let Err(error) = store.rebuild(desc.id, spare, data, &live) {
+                    drop(out.send(Input::NoSpace { set: desc.id, spare, not_rebuilt: Some(error.to_string()) }));
+                }
+            }
+        });
+    }
+}
