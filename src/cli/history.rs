@@ -1,10 +1,10 @@
 //! `remap-guardian history`.
 
-use super::text::{size, time};
+use super::text::time;
 use crate::config::Settings;
 use crate::control::client::CallError;
 use crate::control::{HistoryReport, Request, client};
-use crate::model::{Entry, ErrorClass, Millis, Sector, SetName, What};
+use crate::model::{Entry, Millis, Sector, SetName, What};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -89,49 +89,11 @@ fn line_of_json(entry: &Entry) -> serde_json::Result<String> {
 }
 
 fn show(entry: &Entry, out: &mut impl Write) -> std::io::Result<()> {
-    writeln!(out, "{:>5}  {}  {:<12} {}", entry.number, time(entry.at), entry.name, sentence(&entry.what))?;
+    writeln!(out, "{:>5}  {}  {:<12} {}", entry.number, time(entry.at), entry.name, entry.what.sentence())?;
     for line in details(&entry.what) {
         writeln!(out, "{:>5}  {:19}  {:<12}   {line}", "", "", "")?;
     }
     Ok(())
-}
-
-/// What happened, in one sentence.
-pub fn sentence(what: &What) -> String {
-    match what {
-        What::Created { main, spares, capacity } => {
-            format!("created: {main} protected by {} of spare space on {}", size(*capacity), spares.join(", "))
-        }
-        What::Restored { remaps } => format!("opened with {remaps} remaps"),
-        What::Adopted { remaps, mended } if mended.is_empty() => format!("the daemon took over the open device, {remaps} remaps"),
-        What::Adopted { remaps, mended } => {
-            format!("the daemon took over the open device, {remaps} remaps; {} differences mended", mended.len())
-        }
-        What::NotRestored { reason } => format!("NOT opened: {reason}"),
-        What::Forgotten { wiped } if wiped.is_empty() => "forgotten on request: none of its spares was attached".into(),
-        What::Forgotten { wiped } => format!("forgotten on request: no spares any more: {}", wiped.join(", ")),
-        What::Remapped { remap, saved, lost, class, took_ms, .. } => {
-            let brought = remap.main.len().0.saturating_sub(saved.0 + lost.len() as u64);
-            let kept = match (saved.0, lost.len(), brought) {
-                (_, 0, 0) => "everything on it was saved".to_string(),
-                (0, 0, _) => "the write brought all of it".to_string(),
-                (saved, 0, _) => format!("the write brought some of it, the other {saved} sectors were saved"),
-                (saved, lost, _) => format!("{saved} sectors were saved, {lost} were lost"),
-            };
-            let cause = if *class == ErrorClass::Other { "on request".into() } else { format!("after a failed write ({class})") };
-            format!(
-                "healed: sectors {} moved to spare {} at {} {cause}, in {took_ms} ms; {kept}",
-                remap.main, remap.spare, remap.at
-            )
-        }
-        What::NotRemapped { extent, reason, .. } => format!("NOT healed: sectors {extent}: {reason}"),
-        What::Error { member, op, extent, class, .. } => {
-            let at = extent.map(|extent| format!(" of sectors {extent}")).unwrap_or_default();
-            format!("{op}{at} failed on {member} ({class})")
-        }
-        What::Smart { member, change } => format!("SMART of {member}: {change}"),
-        What::Alert { message } => format!("ALERT: {message}"),
-    }
 }
 
 /// Why, and with what evidence.

@@ -1,6 +1,6 @@
 //! `remap-guardian status`.
 
-use super::text::{size, table};
+use super::text::table;
 use crate::config::Settings;
 use crate::control::client::CallError;
 use crate::control::{Request, SetReport, StatusReport, client};
@@ -80,7 +80,7 @@ fn show(report: &StatusReport, detail: bool, out: &mut impl Write) -> std::io::R
         let mut row = vec![set.name.to_string(), short_state(set)];
         match &set.status {
             Some(status) => row.extend([
-                size(status.sectors),
+                status.sectors.human(),
                 status.remaps.len().to_string(),
                 used(set),
                 status.counters.cured.to_string(),
@@ -111,7 +111,7 @@ fn short_state(set: &SetReport) -> String {
 fn used(set: &SetReport) -> String {
     let spares = set.status.iter().flat_map(|status| &status.spares);
     let (used, capacity) = spares.fold((0, 0), |(used, all), spare| (used + spare.in_use.0, all + spare.capacity.0));
-    format!("{} of {}", size(Sectors(used)), size(Sectors(capacity)))
+    format!("{} of {}", Sectors(used).human(), Sectors(capacity).human())
 }
 
 fn show_one(set: &SetReport, out: &mut impl Write) -> std::io::Result<()> {
@@ -124,10 +124,10 @@ fn show_one(set: &SetReport, out: &mut impl Write) -> std::io::Result<()> {
     for (index, usage) in set.usage.iter().enumerate() {
         let words = format!(
             "{} free, {} ready, {} in use, {} bad",
-            size(usage.free),
-            size(usage.reserved),
-            size(usage.in_use),
-            size(usage.bad)
+            usage.free.human(),
+            usage.reserved.human(),
+            usage.in_use.human(),
+            usage.bad.human()
         );
         rows.add_row([format!("  space {index}"), words]);
     }

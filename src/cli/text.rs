@@ -1,6 +1,6 @@
 //! How numbers, times and tables look to people.
 
-use crate::model::{Millis, Sectors};
+use crate::model::Millis;
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::tz::TimeZone;
 
@@ -12,16 +12,6 @@ pub fn time(at: Millis) -> String {
     }
 }
 
-/// A size with a binary unit.
-pub fn size(sectors: Sectors) -> String {
-    let bytes = sectors.bytes();
-    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    match units.iter().find(|(_, shift)| bytes >> shift >= 1) {
-        Some((unit, shift)) => format!("{:.1} {unit}", bytes as f64 / (1u64 << shift) as f64),
-        None => format!("{bytes} B"),
-    }
-}
-
 /// A table without lines that aligns and fits the terminal.
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -30,16 +20,4 @@ pub fn table(header: &[&str]) -> Table {
         table.set_header(header.iter().map(|cell| cell.to_uppercase()));
     }
     table
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_short() {
-        assert_eq!(size(Sectors(1)), "512 B");
-        assert_eq!(size(Sectors(8)), "4.0 KiB");
-        assert_eq!(size(Sectors(3 << 20)), "1.5 GiB");
-    }
 }

@@ -5,6 +5,7 @@ pub mod decision;
 pub mod fault;
 pub mod history;
 pub mod remap;
+mod sentence;
 pub mod set;
 pub mod units;
 

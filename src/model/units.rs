@@ -43,6 +43,16 @@ impl Sectors {
     pub fn bytes(self) -> u64 {
         self.0.saturating_mul(SECTOR_BYTES)
     }
+
+    /// The length for people, with a binary unit.
+    pub fn human(self) -> String {
+        let bytes = self.bytes();
+        let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+        match units.iter().find(|(_, shift)| bytes >> shift >= 1) {
+            Some((unit, shift)) => format!("{:.1} {unit}", bytes as f64 / (1u64 << shift) as f64),
+            None => format!("{bytes} B"),
+        }
+    }
 }
 
 impl fmt::Display for Sector {
@@ -177,6 +187,13 @@ mod tests {
         assert_eq!(Extent::new(Sector(5), Sectors(0)), Err(ExtentError::Empty));
         assert_eq!(Extent::new(Sector(u64::MAX), Sectors(1)), Err(ExtentError::Overflow));
         assert!(Extent::new(Sector(u64::MAX - 1), Sectors(1)).is_ok());
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        assert_eq!(Sectors(1).human(), "512 B");
+        assert_eq!(Sectors(8).human(), "4.0 KiB");
+        assert_eq!(Sectors(3 << 20).human(), "1.5 GiB");
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Daemon {
                 if last.is_some_and(|entry| entry.what == what) {
                     continue;
                 }
-                tracing::warn!(set = %desc.name, "{}", crate::cli::history::sentence(&what));
+                tracing::warn!(set = %desc.name, "{}", what.sentence());
                 if let Err(error) = store.append(&Entry { number: 0, at: now(), set: desc.id, name: desc.name, what }) {
                     tracing::error!(%error, "history could not be written");
                 }

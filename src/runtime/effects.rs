@@ -125,7 +125,7 @@ impl Daemon {
     pub(super) fn record(&self, entry: Entry) {
         // The engine does not know the time of day.
         let entry = Entry { at: now(), ..entry };
-        tracing::info!(set = %entry.name, "{}", crate::cli::history::sentence(&entry.what));
+        tracing::info!(set = %entry.name, "{}", entry.what.sentence());
         self.store.queue(move |store| {
             if let Err(error) = store.append(&entry) {
                 tracing::error!(%error, "history could not be written");

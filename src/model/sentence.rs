@@ -1,0 +1,46 @@
+//! History for people: each entry as one sentence, the same in the log and on the command line.
+
+use super::{ErrorClass, What};
+
+impl What {
+    /// What happened, in one sentence.
+    pub fn sentence(&self) -> String {
+        match self {
+            What::Created { main, spares, capacity } => {
+                format!("created: {main} protected by {} of spare space on {}", capacity.human(), spares.join(", "))
+            }
+            What::Restored { remaps } => format!("opened with {remaps} remaps"),
+            What::Adopted { remaps, mended } if mended.is_empty() => {
+                format!("the daemon took over the open device, {remaps} remaps")
+            }
+            What::Adopted { remaps, mended } => {
+                format!("the daemon took over the open device, {remaps} remaps; {} differences mended", mended.len())
+            }
+            What::NotRestored { reason } => format!("NOT opened: {reason}"),
+            What::Forgotten { wiped } if wiped.is_empty() => "forgotten on request: none of its spares was attached".into(),
+            What::Forgotten { wiped } => format!("forgotten on request: no spares any more: {}", wiped.join(", ")),
+            What::Remapped { remap, saved, lost, class, took_ms, .. } => {
+                let brought = remap.main.len().0.saturating_sub(saved.0 + lost.len() as u64);
+                let kept = match (saved.0, lost.len(), brought) {
+                    (_, 0, 0) => "everything on it was saved".to_string(),
+                    (0, 0, _) => "the write brought all of it".to_string(),
+                    (saved, 0, _) => format!("the write brought some of it, the other {saved} sectors were saved"),
+                    (saved, lost, _) => format!("{saved} sectors were saved, {lost} were lost"),
+                };
+                let cause =
+                    if *class == ErrorClass::Other { "on request".into() } else { format!("after a failed write ({class})") };
+                format!(
+                    "healed: sectors {} moved to spare {} at {} {cause}, in {took_ms} ms; {kept}",
+                    remap.main, remap.spare, remap.at
+                )
+            }
+            What::NotRemapped { extent, reason, .. } => format!("NOT healed: sectors {extent}: {reason}"),
+            What::Error { member, op, extent, class, .. } => {
+                let at = extent.map(|extent| format!(" of sectors {extent}")).unwrap_or_default();
+                format!("{op}{at} failed on {member} ({class})")
+            }
+            What::Smart { member, change } => format!("SMART of {member}: {change}"),
+            What::Alert { message } => format!("ALERT: {message}"),
+        }
+    }
+}
