@@ -232,7 +232,7 @@ case_hold_then_remap() {
 	managed hold 8000
 	want ok $io write $SPARE 0 $LEN 9
 	as lease 30000
-	$io write $R 7990 64 5 >/tmp/w &
+	$io write $R 7990 64 5 >/run/w &
 	w=$!
 	until_true '[ $(field 10) = 1 ]'
 	msg errors 0 | grep -q "e 1 held write main 8000 8000 8 ioerr [0-9]* -"
@@ -244,8 +244,8 @@ case_hold_then_remap() {
 	as seal "$fence"
 	want ok $io write $SPARE 96 8 77
 	as add_remap 8000 96 8 0 fence="$fence" >/dev/null
-	wait $w || die "write: $(cat /tmp/w)"
-	want ok cat /tmp/w
+	wait $w || die "write: $(cat /run/w)"
+	want ok cat /run/w
 	want ok $io check $R 7990 64 5
 	want ok $io check $SPARE 96 8 5 8000
 	want ok $io check $SPARE 104 100 9
@@ -296,32 +296,32 @@ case_no_lease_no_hold() {
 	want EIO $io write $R 8000 8 5
 	[ $(($(now_ms) - t0)) -lt 4800 ] || die "was held beyond the lease"
 	as lease 30000
-	$io write $R 8000 8 5 >/tmp/w & w=$!
+	$io write $R 8000 8 5 >/run/w & w=$!
 	until_true '[ $(field 10) = 1 ]'
 	as lease 0
 	wait $w || true
-	want EIO cat /tmp/w
+	want EIO cat /run/w
 }
 
 case_release_and_retry() {
 	bad_main
 	managed hold 8000
 	as lease 30000
-	$io write $R 8000 8 5 >/tmp/w & w=$!
+	$io write $R 8000 8 5 >/run/w & w=$!
 	until_true '[ $(field 10) = 1 ]'
 	want 0 as release 0 8000
 	want 1 as release 8007 1
 	wait $w || true
-	want EIO cat /tmp/w
+	want EIO cat /run/w
 	msg errors 0 | grep -q "released write main 8000"
 
-	$io write $R 7900 200 6 >/tmp/w & w=$!
+	$io write $R 7900 200 6 >/run/w & w=$!
 	until_true '[ $(field 10) = 1 ]'
 	dmsetup suspend --noflush m
 	dmsetup load m --table "0 $LEN linear $MAIN 0"
 	dmsetup resume m
 	want 1 as retry 8000 8
-	wait $w || die "write: $(cat /tmp/w)"
+	wait $w || die "write: $(cat /run/w)"
 	want ok $io check $R 7900 200 6
 	msg errors 0 | grep -q "healed write main 8000 8000 8"
 }
@@ -331,7 +331,7 @@ case_closed_load_ready() {
 	want ok $io write $MAIN 0 $LEN 1
 	managed closed 20000
 	want CLOSED field 6
-	$io check $R 1000 64 2 5000 >/tmp/w & w=$!
+	$io check $R 1000 64 2 5000 >/run/w & w=$!
 	sleep 0.3
 	kill -0 $w || die "did not wait"
 	if as ready 1 0000000000000000 2>/dev/null; then die "opened with the wrong count"; fi
@@ -344,7 +344,7 @@ case_closed_load_ready() {
 remap 2000 6000 8 0 0
 end" msg dump 1001
 	as ready 2 "$sum"
-	wait $w || die "read: $(cat /tmp/w)"
+	wait $w || die "read: $(cat /run/w)"
 	want ACTIVE field 6
 	want ok $io check $R 2000 8 2 6000
 	want ok $io check $R 2008 80 1
@@ -369,7 +369,7 @@ case_closed_expires() {
 case_noflush_while_closed() {
 	want ok $io write $MAIN 0 64 1
 	managed closed 20000
-	$io check $R 0 64 1 >/tmp/w & w=$!
+	$io check $R 0 64 1 >/run/w & w=$!
 	sleep 0.3
 	t0=$(now_ms)
 	dmsetup suspend --noflush --nolockfs r
@@ -380,14 +380,14 @@ case_noflush_while_closed() {
 	as ready 0 0000000000000000
 	dmsetup suspend --noflush --nolockfs r
 	dmsetup resume r
-	wait $w || die "read: $(cat /tmp/w)"
+	wait $w || die "read: $(cat /run/w)"
 }
 
 case_noflush_while_held() {
 	bad_main
 	managed hold 8000
 	as lease 30000
-	$io write $R 7990 64 5 >/tmp/w & w=$!
+	$io write $R 7990 64 5 >/run/w & w=$!
 	until_true '[ $(field 10) = 1 ]'
 	t0=$(now_ms)
 	dmsetup suspend --noflush --nolockfs r
@@ -397,21 +397,21 @@ case_noflush_while_held() {
 	until_true '[ $(field 10) = 1 ]'
 	as release 8000 8 >/dev/null
 	wait $w || true
-	want EIO cat /tmp/w
+	want EIO cat /run/w
 }
 
 case_flush_suspend_while_held() {
 	bad_main
 	managed hold 1500
 	as lease 30000
-	$io write $R 8000 8 5 >/tmp/w & w=$!
+	$io write $R 8000 8 5 >/run/w & w=$!
 	until_true '[ $(field 10) = 1 ]'
 	t0=$(now_ms)
 	dmsetup suspend r
 	[ $(($(now_ms) - t0)) -lt 5000 ] || die "suspend took too long"
 	dmsetup resume r
 	wait $w || true
-	want EIO cat /tmp/w
+	want EIO cat /run/w
 }
 
 case_reload() {
@@ -493,11 +493,11 @@ case_fence_waits_and_expires() {
 	want ok $io write $R 1000 100 1
 	drained 1000 50 1500
 	t0=$(now_ms)
-	$io write $R 990 60 2 >/tmp/w & w=$!
+	$io write $R 990 60 2 >/run/w & w=$!
 	want ok $io check $R 1050 8 1
 	sleep 0.2
 	kill -0 $w || die "passed the fence"
-	wait $w || die "write: $(cat /tmp/w)"
+	wait $w || die "write: $(cat /run/w)"
 	[ $(($(now_ms) - t0)) -lt 4000 ] || die "fence did not expire"
 	want ok $io check $R 990 60 2
 	if as seal "$fence" 2>/dev/null; then die "sealed a gone fence"; fi
@@ -509,12 +509,12 @@ case_unfence() {
 	want ok $io write $R 1000 100 1
 	fenced 1000 50 20000
 	if as fence 1049 1 1000 2>/dev/null; then die "overlapping fence"; fi
-	$io check $R 990 100 1 990 >/tmp/w & w=$!
-	$io check $R 1010 10 1 >/tmp/w2 & w2=$!
+	$io check $R 990 100 1 990 >/run/w & w=$!
+	$io check $R 1010 10 1 >/run/w2 & w2=$!
 	sleep 0.3
 	kill -0 $w2 || die "passed a sealed fence"
 	as unfence "$fence"
-	wait $w2 || die "read: $(cat /tmp/w2)"
+	wait $w2 || die "read: $(cat /run/w2)"
 	wait $w || true
 }
 
@@ -570,9 +570,9 @@ flushes() { awk '{ print $16 }' "/sys/block/$1/stat"; }
 
 case_flush_only_dirty_spare() {
 	# Loop devices have a write cache, ram disks have none.
-	truncate -s 16M /tmp/main /tmp/spare
-	losetup /dev/loop0 /tmp/main
-	losetup /dev/loop1 /tmp/spare
+	truncate -s 16M /run/main /run/spare
+	losetup /dev/loop0 /run/main
+	losetup /dev/loop1 /run/spare
 	dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 /dev/loop1"
 	msg add_remap 1000 0 8 >/dev/null
 	want ok $io flush $R
@@ -592,19 +592,19 @@ case_flush_only_dirty_spare() {
 case_flush_under_flush() {
 	# A second flush may not be acknowledged while the first is under way:
 	# what it vouches for is not on the medium yet.
-	truncate -s 16M /tmp/main /tmp/spare
-	losetup /dev/loop0 /tmp/main
-	losetup /dev/loop1 /tmp/spare
+	truncate -s 16M /run/main /run/spare
+	losetup /dev/loop0 /run/main
+	losetup /dev/loop1 /run/spare
 	dmsetup create s --table "0 32768 delay /dev/loop1 0 0 /dev/loop1 0 0 /dev/loop1 0 2000"
 	dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 /dev/mapper/s"
 	msg add_remap 1000 0 8 >/dev/null
 	want ok $io write $R 1000 8 1
-	$io flush $R >/tmp/w & w=$!
+	$io flush $R >/run/w & w=$!
 	sleep 0.4
 	t0=$(now_ms)
 	want ok $io flush $R
 	[ $(($(now_ms) - t0)) -ge 1000 ] || die "did not wait for the spare"
-	wait $w || die "flush: $(cat /tmp/w)"
+	wait $w || die "flush: $(cat /run/w)"
 	t0=$(now_ms)
 	want ok $io flush $R
 	[ $(($(now_ms) - t0)) -lt 1500 ] || die "flushed a clean spare"
@@ -612,9 +612,9 @@ case_flush_under_flush() {
 
 case_flush_dead_spare() {
 	# A spare that nothing maps to may fail without anybody noticing.
-	truncate -s 16M /tmp/main /tmp/spare
-	losetup /dev/loop0 /tmp/main
-	losetup /dev/loop1 /tmp/spare
+	truncate -s 16M /run/main /run/spare
+	losetup /dev/loop0 /run/main
+	losetup /dev/loop1 /run/spare
 	dmsetup create s --table "0 32768 linear /dev/loop1 0"
 	dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 /dev/mapper/s"
 	msg add_remap 1000 0 8 >/dev/null
@@ -631,9 +631,9 @@ case_flush_dead_spare() {
 }
 
 case_flush_failure_is_latched() {
-	truncate -s 16M /tmp/main /tmp/spare
-	losetup /dev/loop0 /tmp/main
-	losetup /dev/loop1 /tmp/spare
+	truncate -s 16M /run/main /run/spare
+	losetup /dev/loop0 /run/main
+	losetup /dev/loop1 /run/spare
 	dmsetup create m --table "0 32768 flakey /dev/loop0 0 0 1000"
 	dmsetup create r --table "0 32768 dm-remap-v4 /dev/mapper/m /dev/loop1 1 managed"
 	own
@@ -654,9 +654,9 @@ case_flush_failure_is_latched() {
 }
 
 case_discard() {
-	truncate -s 16M /tmp/main /tmp/spare
-	losetup /dev/loop0 /tmp/main
-	losetup /dev/loop1 /tmp/spare
+	truncate -s 16M /run/main /run/spare
+	losetup /dev/loop0 /run/main
+	losetup /dev/loop1 /run/spare
 	dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 /dev/loop1"
 	want ok $io write /dev/loop0 0 4096 1
 	want ok $io write /dev/loop1 0 4096 2
@@ -714,7 +714,7 @@ case_spare_fails_in_redrive() {
 	S=/dev/mapper/s
 	managed hold 8000
 	as lease 30000
-	$io write $R 8000 8 5 >/tmp/w & w=$!
+	$io write $R 8000 8 5 >/run/w & w=$!
 	until_true '[ $(field 10) = 1 ]'
 	fenced 8000 8 5000
 	as add_remap 8000 96 8 0 fence="$fence" >/dev/null
@@ -722,7 +722,7 @@ case_spare_fails_in_redrive() {
 	until_true '[ $(field 10) = 1 ]'
 	fenced 8000 8 5000
 	as add_remap 8000 200 8 0 fence="$fence" >/dev/null
-	wait $w || die "write: $(cat /tmp/w)"
+	wait $w || die "write: $(cat /run/w)"
 	want ok $io check $SPARE 200 8 5 8000
 }
 
@@ -732,11 +732,11 @@ case_hold_through_fence() {
 	managed hold 8000
 	as lease 30000
 	fenced 8000 8 20000
-	$io write $R 7992 24 5 >/tmp/w & w=$!
+	$io write $R 7992 24 5 >/run/w & w=$!
 	sleep 0.3
 	kill -0 $w || die "passed the fence"
 	as add_remap 8000 96 8 0 fence="$fence" >/dev/null
-	wait $w || die "write: $(cat /tmp/w)"
+	wait $w || die "write: $(cat /run/w)"
 	want ok $io check $R 7992 24 5
 }
 
@@ -744,14 +744,14 @@ case_remove_with_held() {
 	bad_main
 	managed hold 8000
 	as lease 30000
-	$io write $R 8000 8 5 >/tmp/w & w=$!
+	$io write $R 8000 8 5 >/run/w & w=$!
 	until_true '[ $(field 10) = 1 ]'
 	if dmsetup remove r 2>/dev/null; then die "removed while open"; fi
 	t0=$(now_ms)
 	dmsetup remove --force r || true
 	wait $w || true
 	[ $(($(now_ms) - t0)) -lt 6000 ] || die "not bounded"
-	want EIO cat /tmp/w
+	want EIO cat /run/w
 }
 
 case_transport_never_held() {
@@ -787,23 +787,23 @@ case_many_held() {
 	M=/dev/mapper/m
 	managed hold 10000
 	as lease 30000
-	$io write $R 7900 1000 5 >/tmp/w & w=$!
+	$io write $R 7900 1000 5 >/run/w & w=$!
 	until_true '[ $(field 10) = 64 ]'
 	fenced 8000 512 9000
 	as add_remap 8000 1024 512 0 fence="$fence" >/dev/null
-	wait $w || die "write: $(cat /tmp/w)"
+	wait $w || die "write: $(cat /run/w)"
 	want ok $io check $R 7900 1000 5
 	want ok $io check $SPARE 1024 512 5 8000
 }
 
 case_drain_under_load() {
 	managed hold 100
-	$io torture $R 4096 3000 3 >/tmp/w & w=$!
+	$io torture $R 4096 3000 3 >/run/w & w=$!
 	for i in 1 2 3 4 5 6; do
 		fenced $((i * 500)) 300 5000
 		as unfence "$fence"
 	done
-	wait $w || die "torture: $(cat /tmp/w)"
+	wait $w || die "torture: $(cat /run/w)"
 }
 
 case_partition_write_error() {
@@ -815,14 +815,14 @@ case_partition_write_error() {
 	own
 	as lease 30000
 	want ok $io write $MAIN 0 8000 9
-	$io write $R 5901 200 5 >/tmp/w & w=$!
+	$io write $R 5901 200 5 >/run/w & w=$!
 	until_true '[ $(field 10) = 8 ]'
 	# A loop device has physical blocks of 512 bytes.
 	msg errors 0 | grep -q "e 1 held write main 5952 5952 1"
 	msg errors 0 | grep -q "e 8 held write main 5959 5959 1"
 	fenced 5952 8 5000
 	as add_remap 5952 96 8 0 fence="$fence" >/dev/null
-	wait $w || die "write: $(cat /tmp/w)"
+	wait $w || die "write: $(cat /run/w)"
 	want ok $io check $R 5901 200 5
 	want ok $io check $MAIN 7949 51 5 5901
 	want ok $io check $MAIN 8008 141 5 5960
@@ -831,9 +831,9 @@ case_partition_write_error() {
 }
 
 case_big_blocks() {
-	truncate -s 16M /tmp/main /tmp/spare
-	losetup -b 4096 /dev/loop0 /tmp/main
-	losetup -b 4096 /dev/loop1 /tmp/spare
+	truncate -s 16M /run/main /run/spare
+	losetup -b 4096 /dev/loop0 /run/main
+	losetup -b 4096 /dev/loop1 /run/spare
 	if dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 $SPARE 1 managed" 2>/dev/null; then
 		die "blocks of two sizes"
 	fi
@@ -860,10 +860,10 @@ case_big_blocks() {
 		if as "fence $bad 1000" 2>/dev/null; then die "fence of half a block: $bad"; fi
 	done
 	fenced 1000 8 5000
-	$io write $R 992 24 6 >/tmp/w & w=$!
+	$io write $R 992 24 6 >/run/w & w=$!
 	sleep 0.2
 	as unfence "$fence"
-	wait $w || die "write: $(cat /tmp/w)"
+	wait $w || die "write: $(cat /run/w)"
 	want ok $io check $R 992 24 6
 }
 
@@ -881,7 +881,7 @@ case_move_under_load() {
 	# What the daemon does, with a real copy: no write may get lost.
 	slow_members
 	managed hold 100
-	$io torture $R 512 600 3 >/tmp/w & w=$!
+	$io torture $R 512 600 3 >/run/w & w=$!
 	$io write $R 60000 8 1 >/dev/null
 	n=0
 	while kill -0 $w 2>/dev/null; do
@@ -895,7 +895,7 @@ case_move_under_load() {
 		as remove_remap $at fence="$fence" >/dev/null
 		n=$((n + 1))
 	done
-	wait $w || die "torture: $(cat /tmp/w)"
+	wait $w || die "torture: $(cat /run/w)"
 	[ $n -ge 3 ] || die "only $n moves"
 	want 0 field 11
 }
@@ -905,7 +905,7 @@ case_suspend_under_load() {
 	managed hold 100
 	fenced 100 8 5000
 	as add_remap 100 200 8 0 fence="$fence" >/dev/null
-	$io torture $R 512 400 4 >/tmp/w & w=$!
+	$io torture $R 512 400 4 >/run/w & w=$!
 	n=0
 	while kill -0 $w 2>/dev/null; do
 		drained $((n % 5 * 50)) 40 2000
@@ -920,7 +920,7 @@ case_suspend_under_load() {
 		as unfence "$fence" 2>/dev/null || true
 		n=$((n + 1))
 	done
-	wait $w || die "torture: $(cat /tmp/w)"
+	wait $w || die "torture: $(cat /run/w)"
 	[ $n -ge 3 ] || die "only $n suspends"
 }
 
@@ -929,7 +929,7 @@ case_messages_under_load() {
 	plain
 	msg add_remap 100 100 77 >/dev/null
 	msg add_remap 1000 1000 5 >/dev/null
-	$io torture $R 2048 1500 6 >/tmp/w & w=$!
+	$io torture $R 2048 1500 6 >/run/w & w=$!
 	for id in 0 1 2; do
 		while kill -0 $w 2>/dev/null; do
 			msg add_remap $((10000 + id * 1000)) $((10000 + id * 1000)) 64 >/dev/null
@@ -939,7 +939,7 @@ case_messages_under_load() {
 			msg remove_remap $((10000 + id * 1000)) >/dev/null
 		done &
 	done
-	wait $w || die "torture: $(cat /tmp/w)"
+	wait $w || die "torture: $(cat /run/w)"
 	wait
 	want 2 field 4
 	want 0 field 5
@@ -950,7 +950,7 @@ case_drained_waits_for_io() {
 	M=/dev/mapper/m
 	managed hold 100
 	ev=$(dmsetup info -c --noheadings -o events r)
-	$io write $R 100 8 1 >/tmp/w & w=$!
+	$io write $R 100 8 1 >/run/w & w=$!
 	sleep 0.2
 	fence=$(as fence 100 8 5000 | cut -d' ' -f2)
 	msg fences | grep -q draining
@@ -986,9 +986,9 @@ case_held_cap() {
 	as lease 30000
 	pids=
 	for i in 0 1 2 3 4; do
-		$io write $R $((8000 + i * 2048)) 2048 5 >/tmp/w$i & pids="$pids $!"
+		$io write $R $((8000 + i * 2048)) 2048 5 >/run/w$i & pids="$pids $!"
 	done
-	until_true 'cat /tmp/w? | grep -q EIO'
+	until_true 'cat /run/w? | grep -q EIO'
 	[ "$(field 10)" -le 1024 ] || die "held $(field 10)"
 	as lease 0
 	for p in $pids; do wait "$p" || true; done
@@ -1048,9 +1048,9 @@ case_dump_pages() {
 	as load "${words#,}"
 	from=0 n=0
 	while [ -n "$from" ]; do
-		msg dump "$from" >/tmp/page
-		n=$((n + $(grep -c ^remap /tmp/page)))
-		from=$(awk '/^next/ { print $2 }' /tmp/page)
+		msg dump "$from" >/run/page
+		n=$((n + $(grep -c ^remap /run/page)))
+		from=$(awk '/^next/ { print $2 }' /run/page)
 	done
 	want 1200 echo $n
 	as ready 1200 "$(msg dump 0 | head -1 | cut -d' ' -f3)"
@@ -1064,12 +1064,12 @@ run_cases() {
 		(
 			set -e
 			"case_$c"
-		) >/tmp/case.log 2>&1
+		) >/run/case.log 2>&1
 		if [ $? -eq 0 ]; then
 			echo "ok $c"
 		else
 			echo "FAIL $c"
-			tail -5 /tmp/case.log | sed 's/^/## /'
+			tail -5 /run/case.log | sed 's/^/## /'
 		fi
 		cleanup
 	done

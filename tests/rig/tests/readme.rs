@@ -6,11 +6,12 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 /// Commands of README that are run outside of a guest: what runs each, and a word that shows it there.
-const ELSEWHERE: [(&str, &str, &str); 4] = [
+const ELSEWHERE: [(&str, &str, &str); 5] = [
     ("make demo", "Makefile", "demo: stage"),
     ("make test", ".ci/run", "exec make test"),
     ("make shell", "Makefile", "shell: stage"),
-    ("make install", "Makefile", "module install DESTDIR="),
+    ("make build", "Makefile", "cargo build --release -p remap-guardian"),
+    ("sudo make install", "Makefile", "module install DESTDIR="),
 ];
 
 fn read(path: &str) -> Result<String> {
@@ -32,6 +33,17 @@ fn shape(command: &str) -> String {
     command.split_whitespace().filter(fixed).collect::<Vec<_>>().join(" ")
 }
 
+/// Whether the packages that README names are those that the rig installs where it builds and where it runs.
+fn known_packages(command: &str) -> Result<()> {
+    let known = read("tests/rig/host-packages")? + &read("tests/rig/guest-packages")?;
+    for package in command.trim_start_matches("sudo apt install ").split_whitespace() {
+        // The guest's own kernels come with their headers; build-essential is gcc, libc6-dev and make.
+        let listed = known.lines().any(|line| line == package);
+        ensure!(listed || package.starts_with("linux-headers-") || package == "build-essential", "no rig installs {package}");
+    }
+    Ok(())
+}
+
 #[test]
 fn every_command_of_the_readme_is_run_by_something() -> Result<()> {
     let commands = commands(&read("README.md")?);
@@ -41,6 +53,10 @@ fn every_command_of_the_readme_is_run_by_something() -> Result<()> {
     for command in &commands {
         if let Some((_, file, proof)) = ELSEWHERE.iter().find(|(known, ..)| known == command) {
             ensure!(read(file)?.contains(proof), "README has “{command}”, but {file} has no “{proof}”");
+            continue;
+        }
+        if command.starts_with("sudo apt install ") {
+            known_packages(command)?;
             continue;
         }
         let wanted = shape(command);
