@@ -100,6 +100,11 @@ impl SetState {
         &self.desc
     }
 
+    /// Whether a cure is under way or waits for its turn.
+    pub fn is_curing(&self) -> bool {
+        !self.waiting.is_empty() || self.cures_under_way() > 0
+    }
+
     /// Live remaps in order of main sectors.
     pub fn remaps(&self) -> impl Iterator<Item = &Remap> {
         self.remaps.values()

@@ -161,6 +161,9 @@ pub(super) fn uptime() -> Millis {
     Millis(time.tv_sec.max(0) as u64 * 1_000 + time.tv_nsec.max(0) as u64 / 1_000_000)
 }
 
+/// How long a stop waits for cures that are under way.
+const STOP_MS: u64 = 5_000;
+
 /// How long after a failure the store is asked again.
 pub(super) const ASK_MS: u64 = 60_000;
 
@@ -251,15 +254,18 @@ impl Daemon {
         let mut reload = signal(SignalKind::hangup())?;
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
+        // Cures that are under way are brought to their end, so that history tells of them.
+        let mut end = None;
+        while end.is_none_or(|end| uptime() < end && self.engine.sets().any(|set| set.is_curing())) {
             tokio::select! {
-                _ = stop.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
+                _ = stop.recv() => end = Some(Millis(uptime().0 + STOP_MS)),
+                _ = interrupt.recv() => end = Some(Millis(uptime().0 + STOP_MS)),
                 _ = reload.recv() => self.reload(),
                 _ = tick.tick() => self.tick(),
                 Some(input) = inputs.recv() => self.take(input),
             }
         }
+        Ok(())
     }
 
     fn take(&mut self, input: Input) {

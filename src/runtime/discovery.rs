@@ -3,6 +3,7 @@
 use super::assemble::{self, Candidate, Opened};
 use super::daemon::*;
 use super::{actuator, inputs, watcher};
+use crate::edge::Store;
 use crate::engine::Event;
 use crate::model::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -177,10 +178,7 @@ impl Daemon {
                     "the store could not be read and was set aside as {}: history before this is there only",
                     kept.display()
                 );
-                let entry = Entry { number: 0, at: now(), set: desc.id, name: desc.name.clone(), what: What::Alert { message } };
-                if let Err(error) = store.append(&entry) {
-                    tracing::error!(%error, "history could not be written");
-                }
+                tell(store, &desc, message);
             }
             let spares = desc.geometry.iter().enumerate().map(|(index, geometry)| (index as u16, geometry.data));
             if let Err(error) = store.put_set(&desc) {
@@ -188,10 +186,28 @@ impl Daemon {
             }
             for (spare, data) in spares {
                 let live: Vec<_> = remaps.iter().filter(|remap| remap.spare == spare).copied().collect();
+                let sectors = live.iter().map(|remap| remap.main.len().0).sum::<u64>();
+                let known = store.usage(desc.id, spare).map(|usage| usage.in_use.0).unwrap_or(0);
+                if sectors > known {
+                    let message = format!(
+                        "{} sectors were moved to spare {spare} by a run that ended before it could write them down here",
+                        sectors - known
+                    );
+                    tell(store, &desc, message);
+                }
                 if let Err(error) = store.rebuild(desc.id, spare, data, &live) {
                     drop(out.send(Input::NoSpace { set: desc.id, spare, not_rebuilt: Some(error.to_string()) }));
                 }
             }
         });
+    }
+}
+
+/// Writes an alert from the store's own thread.
+fn tell(store: &dyn Store, desc: &SetDescription, message: String) {
+    tracing::warn!(set = %desc.name, "{message}");
+    let entry = Entry { number: 0, at: now(), set: desc.id, name: desc.name.clone(), what: What::Alert { message } };
+    if let Err(error) = store.append(&entry) {
+        tracing::error!(%error, "history could not be written");
     }
 }
