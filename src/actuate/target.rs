@@ -5,6 +5,7 @@
 
 use super::target_text::{self as text, BadReply};
 use crate::edge::{ErrorPage, Fence, FenceId, Target, TargetFault, TargetStatus};
+use crate::format::table_checksum;
 use crate::model::{Extent, Remap, Secret, SetId, SetName};
 use devicemapper::{DM, DevId, DmError, DmFlags, DmName, DmOptions, DmUuid, DmUuidBuf};
 use std::fmt::Write as _;
@@ -152,7 +153,7 @@ impl DmTarget {
             remaps.extend(page.remaps);
             next = page.next;
         }
-        let whole = remaps.len() as u64 == first.total && text::checksum(&remaps) == first.checksum;
+        let whole = remaps.len() as u64 == first.total && table_checksum(&remaps) == first.checksum;
         Ok(whole.then_some(remaps))
     }
 }

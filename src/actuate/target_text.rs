@@ -1,6 +1,7 @@
 //! The text of the target's messages, replies and table line: pure formatting and parsing, no device.
 
 use crate::edge::{ErrorPage, Fence, FenceId, FenceState, TargetStatus};
+use crate::format::table_checksum;
 use crate::model::{
     ErrorClass, Extent, Member, Op, Remap, RemapFlags, Sector, Sectors, SetDescription, TargetError, TargetErrorKind,
 };
@@ -259,25 +260,6 @@ pub fn parse_count(message: &'static str, reply: &str) -> Result<u64, BadReply> 
     Words::new(message, reply).number("count")
 }
 
-/// The checksum of a table, as `ready` compares it and `dump` prints it. Order does not matter.
-pub fn checksum<'a>(remaps: impl IntoIterator<Item = &'a Remap>) -> u64 {
-    remaps.into_iter().fold(0, |sum, remap| sum.wrapping_add(entry_hash(remap)))
-}
-
-fn mix(mut x: u64) -> u64 {
-    x ^= x >> 30;
-    x = x.wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x ^= x >> 27;
-    x = x.wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
-fn entry_hash(remap: &Remap) -> u64 {
-    const K: u64 = 0x9e37_79b9_7f4a_7c15;
-    let shape = (remap.main.len().0 & 0xffff_ffff) | (u64::from(remap.spare) << 32) | (u64::from(remap.flags.marked) << 48);
-    mix(mix(mix(remap.main.start().0.wrapping_add(K)) ^ remap.at.0) ^ shape)
-}
-
 /// `load` messages for all of `remaps`, each at most [`LOAD_CHUNK`] entries.
 pub fn load_messages(remaps: &[Remap]) -> Vec<String> {
     let mut messages = Vec::with_capacity(remaps.len().div_ceil(LOAD_CHUNK));
@@ -308,7 +290,7 @@ pub fn add_message(remap: &Remap, fence: Option<FenceId>) -> String {
 
 /// The `ready` message.
 pub fn ready_message(remaps: &[Remap]) -> String {
-    format!("ready {} {:016x}", remaps.len(), checksum(remaps))
+    format!("ready {} {:016x}", remaps.len(), table_checksum(remaps))
 }
 
 /// The device-mapper UUID of a set.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::format::table_checksum as checksum;
 use crate::model::{Geometry, Identity, Millis, Secret, SetId, SetName};
 use proptest::prelude::*;
 

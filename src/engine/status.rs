@@ -1,6 +1,6 @@
 //! What people and other programs may see of the engine.
 
-use super::case::{CaseId, Stage};
+use super::case::Stage;
 use super::set::{Counters, SetState};
 use crate::model::{Extent, Member, Remap, Sectors, SetId, SetName};
 use serde::{Deserialize, Serialize};
@@ -64,7 +64,7 @@ impl SetState {
                 .cases
                 .values()
                 .map(|case| CaseStatus {
-                    id: case_number(case.id),
+                    id: case.id.0,
                     extent: case.fault.extent,
                     stage: stage_word(&case.stage),
                     trouble: case.failure.clone(),
@@ -74,10 +74,6 @@ impl SetState {
             smart: self.smart.iter().map(|(member, line)| (*member, line.clone())).collect(),
         }
     }
-}
-
-fn case_number(id: CaseId) -> u64 {
-    id.0
 }
 
 fn stage_word(stage: &Stage) -> String {

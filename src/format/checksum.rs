@@ -14,7 +14,7 @@ fn mix(mut x: u64) -> u64 {
 
 /// What one entry adds.
 fn entry(remap: &Remap) -> u64 {
-    let rest = remap.main.len().0 | u64::from(remap.spare) << 32 | u64::from(remap.flags.marked) << 48;
+    let rest = remap.main.len().0 & 0xffff_ffff | u64::from(remap.spare) << 32 | u64::from(remap.flags.marked) << 48;
     mix(mix(mix(remap.main.start().0.wrapping_add(K)) ^ remap.at.0) ^ rest)
 }
 
