@@ -7,7 +7,10 @@ set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${RG_CACHE:-$HOME/.cache/remap-guardian}
-package=linux-source-6.1
+# The oldest that is there: setup installs that of the Debian release.
+package=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' 'linux-source-6.*' |
+	sed -n 's/^installed //p' | sort -V | head -n 1)
+[ -n "$package" ] || { echo "no linux-source package: run tests/rig/setup.sh" >&2; exit 1; }
 tarball=/usr/src/$package.tar.xz
 
 version=$(dpkg-query -W -f '${Version}' "$package")

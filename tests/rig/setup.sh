@@ -12,10 +12,17 @@ say() { printf '==> %s\n' "$*"; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 listed() { sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$1"; }
 
+# What building and testing need here, with the release's own kernel source for User Mode Linux.
+wanted() {
+	listed "$rig/host-packages"
+	listed "$rig/../kmod/packages.txt"
+	[ "$release" = bookworm ] && echo linux-source-6.1 || echo linux-source-6.12
+}
+
 missing_packages() {
 	local installed
 	installed=$(dpkg-query -W -f '${db:Status-Status} ${binary:Package}\n' | sed -n 's/^installed \([^:]*\).*/\1/p')
-	listed "$rig/host-packages" | grep -vxF -f <(echo "$installed") || true
+	wanted | sort -u | grep -vxF -f <(echo "$installed") || true
 }
 
 apt_install() {
