@@ -26,9 +26,32 @@ static int may_change(struct remap_device *rd, u64 fence, u64 start, u64 len)
 	return 0;
 }
 
+/* ctl held. Owner messages do not log, so resizing for them does not either. */
+static void resized(struct remap_device *rd, u32 was)
+{
+	u32 size = rd->table.size;
+
+	if (size == was)
+		return;
+	WRITE_ONCE(rd->resizes, rd->resizes + 1);
+	if (!rd->managed)
+		pr_info(REMAP_LOG "Adaptive hash table resize: %u → %u buckets\n", was, size);
+}
+
+/* ctl held */
+void remap_fit(struct remap_device *rd)
+{
+	u32 was = rd->table.size;
+
+	if (remap_table_fit(&rd->table))
+		pr_warn_ratelimited(REMAP_LOG "Table resize failed: out of memory; lookups stay correct, but get slower\n");
+	resized(rd, was);
+}
+
 /* ctl held. The change is published: let go what waited for it. */
 static void changed(struct remap_device *rd, u64 fence, u64 start, u64 end)
 {
+	remap_fit(rd);
 	if (fence)
 		remap_fence_end(rd, fence);
 	remap_decide(rd, start, end, V_REDRIVE);
@@ -72,8 +95,7 @@ int remap_add(struct message *m)
 	struct remap_device *rd = m->rt->rd;
 	const struct remap_entry *old;
 	struct remap_entry e = { };
-	struct remap_table *t;
-	u64 fence = 0, next, span;
+	u64 fence = 0, span;
 	int r;
 
 	if (m->maxlen < REPLY_ROOM)
@@ -88,14 +110,14 @@ int remap_add(struct message *m)
 	if (r)
 		return r;
 	/* What the replaced entry no longer covers changes its place too. */
-	old = remap_table_find(remap_table_of(rd), e.main, &next);
-	span = old && old->main == e.main ? max(old->len, e.len) : e.len;
+	old = remap_table_at(&rd->table, e.main);
+	span = old ? max(old->len, e.len) : e.len;
 	r = may_change(rd, fence, e.main, span);
 	if (!r)
-		r = remap_table_add(remap_table_of(rd), &e, &t);
+		r = remap_table_add(&rd->table, &e);
 	if (r)
 		return r;
-	remap_publish(rd, t);
+	WRITE_ONCE(rd->total_remaps, rd->total_remaps + 1);
 	changed(rd, fence, e.main, e.main + span);
 	return remap_done(m, "Added remap: %llu → %llu (length: %u)\n",
 			  e.main, e.spare, e.len);
@@ -105,8 +127,7 @@ int remap_remove(struct message *m)
 {
 	struct remap_device *rd = m->rt->rd;
 	const struct remap_entry *e;
-	struct remap_table *t;
-	u64 main, spare, len, next, fence = 0;
+	u64 main, spare, len, fence = 0;
 	int r;
 
 	if (m->maxlen < REPLY_ROOM)
@@ -117,44 +138,58 @@ int remap_remove(struct message *m)
 		r = -EINVAL;
 	if (r)
 		return r;
-	e = remap_table_find(remap_table_of(rd), main, &next);
-	if (!e || e->main != main)
+	e = remap_table_at(&rd->table, main);
+	if (!e)
 		return -ENOENT;
 	spare = e->spare;
 	len = e->len;
 	r = may_change(rd, fence, main, len);
 	if (!r)
-		r = remap_table_remove(remap_table_of(rd), main, &t);
+		r = remap_table_remove(&rd->table, main);
 	if (r)
 		return r;
-	remap_publish(rd, t);
 	changed(rd, fence, main, main + len);
 	return remap_done(m, "Removed remap: %llu (was mapping to %llu)\n", main, spare);
+}
+
+/* From the first remap to the end of the last one. */
+static int whole_span(struct remap_table *t, u64 *start, u64 *len)
+{
+	const struct remap_entry *last;
+	int r;
+
+	*start = *len = 0;
+	if (!t->count)
+		return 0;
+	r = remap_table_sort(t);
+	if (r)
+		return r;
+	last = t->sorted[t->count - 1];
+	*start = t->sorted[0]->main;
+	*len = last->main + last->len - *start;
+	return 0;
 }
 
 int remap_clear(struct message *m)
 {
 	struct remap_device *rd = m->rt->rd;
-	struct remap_table *old = remap_table_of(rd), *t;
-	u64 count = old->count, start = 0, len = 0, fence = 0;
+	u64 count = rd->table.count, start, len, fence = 0;
+	u32 size = rd->table.size;
 	int r = 0;
 
 	if (m->maxlen < REPLY_ROOM)
 		return remap_no_room(m);
 	if (m->argc > 1 && (!rd->managed || !fence_word(m->argv[1], &fence, &r)))
 		r = -EINVAL;
-	if (r)
-		return r;
-	if (count) {
-		start = old->e[0].main;
-		len = old->e[count - 1].main + old->e[count - 1].len - start;
-	}
-	r = may_change(rd, fence, start, len);
 	if (!r)
-		r = remap_table_empty(&t);
+		r = whole_span(&rd->table, &start, &len);
+	if (!r)
+		r = may_change(rd, fence, start, len);
+	if (!r)
+		r = remap_table_clear(&rd->table);
 	if (r)
 		return r;
-	remap_publish(rd, t);
+	resized(rd, size);
 	changed(rd, fence, start, start + len);
 	return remap_done(m, "Cleared all remaps (%llu entries removed)\n", count);
 }
@@ -163,8 +198,8 @@ int remap_load(struct message *m)
 {
 	struct remap_device *rd = m->rt->rd;
 	u64 n = remap_count_load(m->argv[1]), i;
+	u32 size = rd->table.size;
 	struct remap_entry *e;
-	struct remap_table *t;
 	int r;
 
 	if (READ_ONCE(rd->state) == STATE_ACTIVE)
@@ -179,9 +214,10 @@ int remap_load(struct message *m)
 			r = -ENOKEY;
 	}
 	if (!r)
-		r = remap_table_load(remap_table_of(rd), e, n, &t);
+		r = remap_table_load(&rd->table, e, n);
 	if (!r)
-		remap_publish(rd, t);
+		WRITE_ONCE(rd->total_remaps, rd->total_remaps + n);
+	resized(rd, size);
 	kvfree(e);
 	return r;
 }
@@ -189,7 +225,7 @@ int remap_load(struct message *m)
 int remap_ready(struct message *m)
 {
 	struct remap_device *rd = m->rt->rd;
-	struct remap_table *t = remap_table_of(rd);
+	const struct remap_table *t = &rd->table;
 	u64 count, checksum;
 	int r;
 

@@ -15,19 +15,13 @@ static DEFINE_MUTEX(remap_devices_lock);
 /* The system goes to sleep: nothing new is held. */
 bool remap_freezing;
 
-/* ctl, or nobody else is left */
-struct remap_table *remap_table_of(struct remap_device *rd)
+/* What nobody has wanted for a while. */
+void remap_collect(struct remap_device *rd)
 {
-	return rcu_dereference_protected(rd->table, true);
-}
-
-/* ctl held */
-void remap_publish(struct remap_device *rd, struct remap_table *t)
-{
-	struct remap_table *old = remap_table_of(rd);
-
-	rcu_assign_pointer(rd->table, t);
-	kvfree_rcu(old, rcu);
+	mutex_lock(&rd->ctl);
+	remap_table_collect(&rd->table);
+	remap_fit(rd);
+	mutex_unlock(&rd->ctl);
 }
 
 /* Tell device-mapper's listeners; any context, since the work takes mutexes. */
@@ -103,7 +97,7 @@ static void device_free(struct remap_device *rd)
 	bioset_exit(&rd->bios);
 	kvfree(rd->ring.r);
 	free_percpu(rd->pcpu);
-	kvfree(remap_table_of(rd));
+	remap_table_free(&rd->table);
 	mutex_destroy(&rd->ctl);
 	mutex_destroy(&rd->live_lock);
 	kfree_sensitive(rd);
@@ -127,7 +121,6 @@ static struct remap_device *device_new(struct remap_target *rt,
 				       struct mapped_device *md)
 {
 	struct remap_device *rd = kzalloc(sizeof(*rd), GFP_KERNEL);
-	struct remap_table *t;
 
 	if (!rd)
 		return NULL;
@@ -152,11 +145,11 @@ static struct remap_device *device_new(struct remap_target *rt,
 	rd->slow_wq = alloc_workqueue("dm_remap_slow", WQ_MEM_RECLAIM | WQ_UNBOUND,
 				      REMAP_SLOW_ACTIVE);
 	if (!rd->pcpu || !rd->slow_wq || device_pools(rd) ||
-	    remap_ring_init(&rd->ring) || remap_table_empty(&t)) {
+	    remap_ring_init(&rd->ring) ||
+	    remap_table_init(&rd->table, READ_ONCE(remap_initial_buckets))) {
 		device_free(rd);
 		return NULL;
 	}
-	RCU_INIT_POINTER(rd->table, t);
 	if (rt->closed_ms) {
 		rd->state = STATE_CLOSED;
 		rd->gated = true;
@@ -201,7 +194,7 @@ static bool same_shape(const struct remap_target *a, const struct remap_target *
 /* Would this table orphan a remap, or change hands behind the owner's back? */
 static int may_join(struct remap_device *rd, struct remap_target *rt)
 {
-	bool bound = rd->managed || remap_table_of(rd)->count;
+	bool bound = rd->managed || rd->table.count;
 	struct remap_target *o;
 
 	lockdep_assert_held(&rd->ctl);

@@ -12,10 +12,7 @@ static bool flush_begin(struct remap_device *rd, unsigned int n)
 	unsigned long flags;
 	bool go;
 
-	rcu_read_lock();
-	go = rcu_dereference(rd->table)->used & BIT(n);
-	rcu_read_unlock();
-	if (!go)
+	if (!(READ_ONCE(rd->table.used) & BIT(n)))
 		return false;
 
 	spin_lock_irqsave(&rd->flush_lock, flags);

@@ -58,7 +58,7 @@ static int secret(struct message *m)
 	memzero_explicit(m->argv[1], strlen(m->argv[1]));
 	if (r)
 		return r;
-	if (rd->has_key && remap_table_of(rd)->marked &&
+	if (rd->has_key && rd->table.marked &&
 	    memcmp(rd->key, key, sizeof(key))) {
 		r = -EBUSY;
 	} else {
@@ -257,7 +257,7 @@ static int asking(struct message *m)
 		if (errors)
 			remap_errors(rd, n, m->result, m->maxlen);
 		else
-			remap_reply_dump(rd, n, m->result, m->maxlen);
+			return remap_reply_dump(rd, n, m->result, m->maxlen);
 		return 1;
 	}
 	if (!strcmp(what, "clear_stats")) {

@@ -50,6 +50,7 @@
 #define REMAP_RING_SIZE		512
 
 extern bool remap_debug;
+extern unsigned int remap_initial_buckets;
 extern struct workqueue_struct *remap_ctl_wq;
 extern struct workqueue_struct *remap_drain_wq;
 
@@ -117,7 +118,7 @@ struct remap_device {
 	u64 instance;
 
 	/* What map reads. */
-	struct remap_table __rcu *table;
+	struct remap_table table;
 	struct remap_percpu __percpu *pcpu;
 	unsigned int epoch;
 	bool gated;		/* some I/O may have to wait or fail */
@@ -129,6 +130,8 @@ struct remap_device {
 	unsigned long flush_failed_until;
 
 	struct mutex ctl;
+	u64 total_remaps;	/* ctl: ever created */
+	u64 resizes;		/* ctl: of the table's buckets */
 	bool owned;		/* ctl */
 	u64 token;		/* ctl */
 
@@ -274,8 +277,7 @@ int remap_device_adopt(struct remap_target *rt);
 void remap_device_leave(struct remap_target *rt);
 int remap_device_compatible(struct remap_target *rt);
 bool remap_device_contested(struct remap_target *rt);
-void remap_publish(struct remap_device *rd, struct remap_table *t);
-struct remap_table *remap_table_of(struct remap_device *rd);
+void remap_collect(struct remap_device *rd);
 extern bool remap_freezing;
 extern struct notifier_block remap_pm;
 void remap_event(struct remap_device *rd);
@@ -342,14 +344,17 @@ void remap_errors(struct remap_device *rd, u64 since, char *result,
 		  unsigned int maxlen);
 unsigned int remap_ring_recent(struct remap_ring *ring, u64 *last_ns);
 
+/* change.c */
+void remap_fit(struct remap_device *rd);
+
 /* message.c, reply.c */
 int remap_message(struct dm_target *ti, unsigned int argc, char **argv,
 		  char *result, unsigned int maxlen);
 int remap_reply_known(struct remap_target *rt, const char *what, char *result,
 		      unsigned int maxlen);
 void remap_clear_stats(struct remap_device *rd);
-void remap_reply_dump(struct remap_device *rd, u64 from, char *result,
-		      unsigned int maxlen);
+int remap_reply_dump(struct remap_device *rd, u64 from, char *result,
+		     unsigned int maxlen);
 void remap_reply_fences(struct remap_device *rd, char *result,
 			unsigned int maxlen);
 void remap_status_line(struct remap_target *rt, char *result,

@@ -60,6 +60,8 @@ static unsigned int help_text(struct remap_target *rt, char *result,
 static unsigned int status_text(struct remap_target *rt, char *result,
 				unsigned int maxlen)
 {
+	const struct remap_table *t = &rt->rd->table;
+	u64 tenths = div_u64(10 * t->count, t->size);
 	unsigned int sz = 0, i;
 
 	DMEMIT("Device status:\n"
@@ -68,19 +70,24 @@ static unsigned int status_text(struct remap_target *rt, char *result,
 	for (i = 0; i < rt->limits.spares; i++)
 		DMEMIT("  Spare device: /dev/%pg (sectors: %llu)\n",
 		       rt->spare[i]->bdev, rt->limits.spare_len[i]);
-	DMEMIT("  Remaps active: %llu\n", remap_table_of(rt->rd)->count);
+	DMEMIT("  Remaps active: %llu\n"
+	       "  Hash table size: %u\n"
+	       "  Load factor: %llu.%llu\n"
+	       "  Resize count: %llu\n",
+	       t->count, t->size, div_u64(tenths, 10), tenths % 10, rt->rd->resizes);
 	return sz;
 }
 
 /* Average over some lookups made now, so that I/O need not carry a clock. */
 static u64 lookup_us(struct remap_device *rd)
 {
-	const struct remap_table *t = remap_table_of(rd);
+	const struct remap_table *t = &rd->table;
 	u64 start = ktime_get_ns(), next, i;
 
+	rcu_read_lock();
 	for (i = 0; i < LOOKUPS; i++)
-		remap_table_find(t, t->count ? t->e[i * t->count / LOOKUPS].main : i,
-				 &next);
+		remap_table_find(t, i, 1, &next);
+	rcu_read_unlock();
 	return div_u64(ktime_get_ns() - start, LOOKUPS * NSEC_PER_USEC);
 }
 
@@ -194,28 +201,29 @@ void remap_clear_stats(struct remap_device *rd)
 	sum_counts(rd, &rd->base);
 }
 
-/* A page of the live table. ctl held. */
-void remap_reply_dump(struct remap_device *rd, u64 from, char *result,
-		      unsigned int maxlen)
+/* A page of the live table, in order of main. ctl held. */
+int remap_reply_dump(struct remap_device *rd, u64 from, char *result,
+		     unsigned int maxlen)
 {
-	const struct remap_table *t = remap_table_of(rd);
+	struct remap_table *t = &rd->table;
 	unsigned int sz = 0;
 	u64 i;
 
+	if (remap_table_sort(t))
+		return -ENOMEM;
 	DMEMIT("dump %llu %016llx\n", t->count, t->checksum);
 	for (i = remap_table_from(t, from); i < t->count; i++) {
-		const struct remap_entry *e = &t->e[i];
+		const struct remap_entry *e = t->sorted[i];
 
-		if (e->main < from)
-			continue;
 		if (maxlen - sz < 2 * LINE_ROOM) {
 			DMEMIT("next %llu\n", e->main);
-			return;
+			return 1;
 		}
 		DMEMIT("remap %llu %llu %u %u %u\n", e->main, e->spare, e->len,
 		       e->index, e->flags);
 	}
 	DMEMIT("end\n");
+	return 1;
 }
 
 void remap_reply_fences(struct remap_device *rd, char *result,
@@ -251,7 +259,7 @@ void remap_status_line(struct remap_target *rt, char *result,
 	u64 count, next;
 
 	rcu_read_lock();
-	count = rcu_dereference(rd->table)->count;
+	count = READ_ONCE(rd->table.count);
 	rcu_read_unlock();
 	spin_lock_irq(&rd->ring.lock);
 	next = rd->ring.next;

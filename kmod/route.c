@@ -68,7 +68,7 @@ enum route remap_route(struct remap_target *rt, u64 sector, u32 len,
 		smp_rmb();
 	}
 
-	e = remap_table_find(rcu_dereference(rd->table), sector, &next);
+	e = remap_table_find(&rd->table, sector, len, &next);
 	if (e) {
 		r->member = e->index + 1;
 		r->sector = e->spare + (sector - e->main);
@@ -82,6 +82,6 @@ enum route remap_route(struct remap_target *rt, u64 sector, u32 len,
 	}
 	rcu_read_unlock();
 	r->bdev = remap_member(rt, r->member);
-	r->len = min_t(u64, len, next - sector);
+	r->len = next - sector;
 	return ROUTE_GO;
 }

@@ -15,6 +15,29 @@ bool remap_debug;
 module_param_named(debug, remap_debug, bool, 0644);
 MODULE_PARM_DESC(debug, "Log each failed write that is narrowed");
 
+unsigned int remap_initial_buckets = REMAP_MIN_BUCKETS;
+
+static int set_initial_buckets(const char *text, const struct kernel_param *kp)
+{
+	unsigned int n;
+	int r = kstrtouint(text, 10, &n);
+
+	if (r)
+		return r;
+	if (!is_power_of_2(n) || n < REMAP_MIN_BUCKETS || n > REMAP_MAX_BUCKETS)
+		return -EINVAL;
+	*(unsigned int *)kp->arg = n;
+	return 0;
+}
+
+static const struct kernel_param_ops initial_buckets_ops = {
+	.set = set_initial_buckets,
+	.get = param_get_uint,
+};
+module_param_cb(initial_hash_size, &initial_buckets_ops, &remap_initial_buckets, 0644);
+MODULE_PARM_DESC(initial_hash_size,
+		 "Buckets of a new device's hash table (a power of 2, at least 64)");
+
 /*
  * A drain waits for members, for as long as they take. When memory is short a
  * queue has one worker, and the bounds of all devices may not wait behind it.
@@ -300,11 +323,19 @@ static int __init remap_init(void)
 	remap_ctl_wq = alloc_workqueue("dm_remap_ctl", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
 	remap_drain_wq = alloc_workqueue("dm_remap_drain", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
 	if (remap_ctl_wq && remap_drain_wq)
-		r = dm_register_target(&remap_target_type);
+		r = remap_entries_init();
 	if (r)
-		free_queues();
-	else
-		register_pm_notifier(&remap_pm);
+		goto queues;
+	r = dm_register_target(&remap_target_type);
+	if (r)
+		goto entries;
+	register_pm_notifier(&remap_pm);
+	return 0;
+
+entries:
+	remap_entries_exit();
+queues:
+	free_queues();
 	return r;
 }
 
@@ -313,6 +344,7 @@ static void __exit remap_exit(void)
 	unregister_pm_notifier(&remap_pm);
 	dm_unregister_target(&remap_target_type);
 	free_queues();
+	remap_entries_exit();
 }
 
 module_init(remap_init);

@@ -279,97 +279,196 @@ static void test_entry_check(void)
 	CHECK(check(0, 10, 1, 0) == 0 && remap_entry_check(&limits, &e) == -EINVAL);
 }
 
-static struct remap_table *must(struct remap_table *old, u64 main, u64 spare, u32 len)
-{
-	struct remap_entry e = { main, spare, len, 0, 0 };
-	struct remap_table *t = NULL;
-
-	CHECK(!remap_table_add(old, &e, &t));
-	kvfree(old);
-	return t;
-}
-
-static int add_error(const struct remap_table *old, u64 main, u64 spare, u32 len, u16 index)
+static int add(struct remap_table *t, u64 main, u64 spare, u32 len, u16 index)
 {
 	struct remap_entry e = { main, spare, len, index, 0 };
-	struct remap_table *t = NULL;
-	int r = remap_table_add(old, &e, &t);
 
-	kvfree(t);
+	return remap_table_add(t, &e);
+}
+
+/* What adding it would answer. */
+static int try_add(struct remap_table *t, u64 main, u64 spare, u32 len, u16 index)
+{
+	int r = add(t, main, spare, len, index);
+
+	if (!r)
+		CHECK(!remap_table_remove(t, main));
 	return r;
 }
 
 static void test_overlaps(void)
 {
-	struct remap_table *t;
+	struct remap_table t;
 	u64 next;
 
-	CHECK(!remap_table_empty(&t));
-	CHECK(!remap_table_find(t, 5, &next) && next == U64_MAX);
-	t = must(t, 100, 200, 50);
-	CHECK(add_error(t, 149, 300, 1, 0) == -EEXIST);
-	CHECK(add_error(t, 150, 300, 1, 0) == 0);
-	CHECK(add_error(t, 99, 300, 1, 0) == 0);
-	CHECK(add_error(t, 99, 300, 2, 0) == -EEXIST);
-	CHECK(add_error(t, 50, 300, 200, 0) == -EEXIST);
-	CHECK(add_error(t, 300, 199, 1, 0) == 0);
-	CHECK(add_error(t, 300, 199, 2, 0) == -EEXIST);
-	CHECK(add_error(t, 300, 249, 1, 0) == -EEXIST);
-	CHECK(add_error(t, 300, 249, 1, 1) == 0);
-	CHECK(add_error(t, 300, 250, 1, 0) == 0);
+	CHECK(!remap_table_init(&t, 64));
+	CHECK(!remap_table_find(&t, 5, 100, &next) && next == 105);
+	CHECK(!add(&t, 100, 200, 50, 0));
+	CHECK(try_add(&t, 149, 300, 1, 0) == -EEXIST);
+	CHECK(try_add(&t, 150, 300, 1, 0) == 0);
+	CHECK(try_add(&t, 99, 300, 1, 0) == 0);
+	CHECK(try_add(&t, 99, 300, 2, 0) == -EEXIST);
+	CHECK(try_add(&t, 50, 300, 200, 0) == -EEXIST);
+	CHECK(try_add(&t, 300, 199, 1, 0) == 0);
+	CHECK(try_add(&t, 300, 199, 2, 0) == -EEXIST);
+	CHECK(try_add(&t, 300, 249, 1, 0) == -EEXIST);
+	CHECK(try_add(&t, 300, 249, 1, 1) == 0);
+	CHECK(try_add(&t, 300, 250, 1, 0) == 0);
 	/* Replaced, also by a longer one and onto its own old place. */
-	t = must(t, 100, 210, 60);
-	CHECK(t->count == 1 && t->e[0].spare == 210 && t->e[0].len == 60);
-	t = must(t, 160, 270, 10);
-	CHECK(add_error(t, 100, 210, 61, 0) == -EEXIST);
-	CHECK(add_error(t, 100, 265, 10, 0) == -EEXIST);
-	CHECK(remap_table_find(t, 159, &next)->main == 100 && next == 160);
-	CHECK(!remap_table_find(t, 99, &next) && next == 100);
-	CHECK(!remap_table_find(t, 170, &next) && next == U64_MAX);
-	kvfree(t);
+	CHECK(!add(&t, 100, 210, 60, 0));
+	CHECK(t.count == 1 && remap_table_at(&t, 100)->spare == 210);
+	CHECK(!add(&t, 160, 270, 10, 0));
+	CHECK(add(&t, 100, 210, 61, 0) == -EEXIST);
+	CHECK(add(&t, 100, 265, 10, 0) == -EEXIST);
+	CHECK(remap_table_find(&t, 159, 100, &next)->main == 100 && next == 160);
+	CHECK(!remap_table_find(&t, 99, 100, &next) && next == 100);
+	CHECK(!remap_table_find(&t, 99, 1, &next) && next == 100);
+	CHECK(!remap_table_find(&t, 170, 7, &next) && next == 177);
+	CHECK(!remap_table_at(&t, 159) && !remap_table_at(&t, 170));
+	remap_table_free(&t);
 }
 
+/* Entries of every size of region, across the ends of regions, on large devices. */
+static void test_levels(void)
+{
+	const u64 mib = 2048, tib = 1ULL << 31;
+	struct remap_table t;
+	u64 next;
+
+	CHECK(!remap_table_init(&t, 64));
+	CHECK(!add(&t, mib - 4, 0, 8, 0));
+	CHECK(!add(&t, 10 * mib, mib, mib, 0));
+	CHECK(!add(&t, 20 * mib, 4 * mib, mib + 1, 0));
+	CHECK(!add(&t, 5 * tib - 7, 1 * tib, U32_MAX, 0));
+	CHECK(!add(&t, 5 * tib + U32_MAX, 50 * tib, 8, 7));
+	CHECK(remap_table_find(&t, mib - 1, 100, &next)->main == mib - 4 && next == mib + 4);
+	CHECK(remap_table_find(&t, mib, 2, &next)->main == mib - 4 && next == mib + 2);
+	CHECK(!remap_table_find(&t, mib + 4, U32_MAX, &next) && next == 10 * mib);
+	CHECK(!remap_table_find(&t, 11 * mib, U32_MAX, &next) && next == 20 * mib);
+	CHECK(!remap_table_find(&t, 5 * tib - 9, 1, &next) && next == 5 * tib - 8);
+	CHECK(!remap_table_find(&t, 5 * tib - 9, 1000, &next) && next == 5 * tib - 7);
+	CHECK(remap_table_find(&t, 6 * tib, 1, &next)->spare == 1 * tib);
+	CHECK(remap_table_find(&t, 5 * tib + U32_MAX, 9, &next)->index == 7 && next == 5 * tib + U32_MAX + 8);
+	/* A small one inside a large one's range, on either side. */
+	CHECK(add(&t, 6 * tib, 60 * tib, 1, 0) == -EEXIST);
+	CHECK(add(&t, 20 * mib + 5, 60 * tib, 1, 0) == -EEXIST);
+	CHECK(add(&t, 40 * mib, 4 * mib + 77, 1, 0) == -EEXIST);
+	CHECK(add(&t, 4 * tib, 60 * tib, U32_MAX, 0) == -EEXIST);
+	CHECK(!remap_table_remove(&t, 5 * tib - 7));
+	CHECK(!add(&t, 6 * tib, 1 * tib, 1, 0));
+	/* The same first sector, from one size of region to another. */
+	CHECK(!add(&t, 20 * mib, 4 * mib, 1, 0));
+	CHECK(!remap_table_find(&t, 20 * mib + 1, 5, &next));
+	CHECK(!add(&t, 20 * mib, 4 * mib, 3 * mib, 0));
+	CHECK(remap_table_find(&t, 22 * mib + 1, 5, &next)->len == 3 * mib);
+	CHECK(t.count == 5);
+	remap_table_free(&t);
+}
+
+/* Whatever allocation fails: -ENOMEM, nothing changed, nothing leaked. */
 static void test_no_memory(void)
 {
-	struct remap_entry e = { 1, 2, 3, 0, 0 };
-	struct remap_table *t, *none = NULL;
+	struct remap_entry e[3] = { { 2040, 0, 16, 0, 0 }, { 3000, 500, 8, 0, 1 }, { 9000, 600, 8, 1, 0 } };
+	struct remap_table t;
+	u64 sum;
+	int i, r;
 
-	CHECK(!remap_table_empty(&t));
-	t = must(t, 100, 200, 50);
-	shim_fail_allocations = 1;
-	CHECK(remap_table_empty(&none) == -ENOMEM);
-	CHECK(remap_table_add(t, &e, &none) == -ENOMEM);
-	CHECK(remap_table_remove(t, 100, &none) == -ENOMEM);
-	CHECK(remap_table_load(t, &e, 1, &none) == -ENOMEM);
+	CHECK(!remap_table_init(&t, 64));
+	CHECK(!add(&t, 100, 200, 50, 0));
+	CHECK(!add(&t, 2000, 4090, 16, 0));
+	sum = t.checksum;
+	shim_fail_allocations = -1;
+	CHECK(remap_table_sort(&t) == -ENOMEM);
+	CHECK(remap_table_clear(&t) == -ENOMEM);
+	CHECK(remap_table_remove(&t, 100) == -ENOMEM);
+	CHECK(remap_index_resize(&t.main, 128) == -ENOMEM);
+	for (i = 1; i < 100; i++) {
+		shim_fail_allocations = i;
+		r = remap_table_load(&t, e, 3);
+		if (!r)
+			break;
+		CHECK(r == -ENOMEM && t.count == 2 && t.checksum == sum && t.used == 1);
+	}
+	CHECK(i > 10 && i < 100);
+	for (i = 1; i < 100; i++) {
+		shim_fail_allocations = i;
+		r = add(&t, 2000, 4090, 30, 1);
+		if (!r)
+			break;
+		CHECK(r == -ENOMEM && remap_table_at(&t, 2000)->len == 16);
+	}
+	CHECK(i > 5 && i < 100);
 	shim_fail_allocations = 0;
-	CHECK(!none);
-	kvfree(t);
+	CHECK(t.count == 5);
+	remap_table_free(&t);
 }
 
 static void test_checksum(void)
 {
 	/* The value that the daemon has to arrive at for the same entries. */
 	struct remap_entry e[2] = { { 1000, 5000, 64, 0, 0 }, { 2000, 6000, 8, 1, 1 } };
-	struct remap_table *t, *a, *b;
+	struct remap_table t;
 
-	CHECK(!remap_table_empty(&t));
-	CHECK(t->checksum == 0);
-	CHECK(!remap_table_load(t, e, 2, &a));
-	CHECK(a->checksum == remap_entry_hash(&e[0]) + remap_entry_hash(&e[1]));
-	CHECK(a->marked == 1);
+	CHECK(!remap_table_init(&t, 64));
+	CHECK(t.checksum == 0);
+	CHECK(!remap_table_load(&t, e, 2));
+	CHECK(t.checksum == remap_entry_hash(&e[0]) + remap_entry_hash(&e[1]));
+	CHECK(t.marked == 1);
 	CHECK(remap_entry_hash(&e[0]) == 0x46cbea4e4d7f747aULL);
 	CHECK(remap_entry_hash(&e[1]) == 0xab7f462529ee6d75ULL);
-	CHECK(!remap_table_remove(a, 1000, &b));
-	CHECK(b->checksum == remap_entry_hash(&e[1]));
-	kvfree(t);
-	kvfree(a);
-	kvfree(b);
+	CHECK(!remap_table_remove(&t, 1000));
+	CHECK(t.checksum == remap_entry_hash(&e[1]));
+	CHECK(!remap_table_clear(&t));
+	CHECK(!t.count && !t.checksum && !t.marked && !t.used);
+	remap_table_free(&t);
+}
+
+/* Buckets follow the count, one step for one message, many for a load. */
+static void test_sizes(void)
+{
+	struct remap_entry *e = calloc(100000, sizeof(*e));
+	struct remap_table t;
+	u64 i;
+
+	for (i = 0; i < 100000; i++)
+		e[i] = (struct remap_entry){ i * 100, i * 50, 50, 0, 0 };
+	CHECK(!remap_table_init(&t, 64));
+	for (i = 0; i < 200; i++) {
+		CHECK(!remap_table_add(&t, &e[i]) && !remap_table_fit(&t));
+		CHECK(t.size == (i < 96 ? 64 : i < 192 ? 128 : 256));
+	}
+	while (i--) {
+		CHECK(!remap_table_remove(&t, e[i].main) && !remap_table_fit(&t));
+		CHECK(t.size == (i >= 128 ? 256 : i >= 64 ? 128 : 64));
+	}
+	CHECK(!remap_table_load(&t, e, 100000));
+	CHECK(t.size == 131072 && t.count == 100000);
+	CHECK(!remap_table_sort(&t));
+	CHECK(remap_table_from(&t, 0) == 0 && remap_table_from(&t, 101) == 2);
+	CHECK(remap_table_from(&t, U64_MAX) == 100000);
+	for (i = 0; i < 100000; i++)
+		CHECK(t.sorted[i]->main == e[i].main);
+	remap_table_collect(&t);
+	CHECK(t.sorted);
+	remap_table_collect(&t);
+	CHECK(!t.sorted);
+	CHECK(!remap_table_clear(&t) && t.size == 64);
+	remap_table_free(&t);
+	free(e);
 }
 
 /* ---- the table against a naive one ---- */
 
 #define MAIN 400
 #define SPARE 300
+
+/* Sector 0 of the model on main. */
+static u64 origin;
+
+static u64 at(u64 sector)
+{
+	return origin + sector;
+}
 
 struct model {
 	int to[MAIN];			/* index * SPARE + spare sector, or -1 */
@@ -411,35 +510,40 @@ static bool model_add(struct model *m, const struct remap_entry *e, bool replace
 	return true;
 }
 
-static void compare(const struct model *m, const struct remap_table *t)
+static void compare(const struct model *m, struct remap_table *t)
 {
-	u64 sum = 0, covered = 0, next;
+	u64 sum = 0, covered = 0, next, len;
 	u32 used = 0;
 
 	CHECK(t->count == m->count);
 	for (u64 s = 0; s < MAIN; s++) {
-		const struct remap_entry *e = remap_table_find(t, s, &next);
+		const struct remap_entry *e;
 		u64 end = s;
 
-		CHECK(next > s);
+		len = 1 + rnd(MAIN - s);
+		e = remap_table_find(t, at(s), at(s + len - 1) + 1 - at(s), &next);
+		CHECK(next > at(s));
 		if (!e) {
-			while (end < MAIN && m->to[end] < 0)
+			while (end < s + len && m->to[end] < 0)
 				end++;
 			CHECK(m->to[s] < 0);
-			CHECK(next == (end == MAIN ? U64_MAX : end));
+			CHECK(next == (end == s + len ? at(end - 1) + 1 : at(end)));
 			continue;
 		}
-		while (end < MAIN && m->to[end] >= 0 && m->first[end] == m->first[s])
+		while (end < s + len && m->to[end] >= 0 && m->first[end] == m->first[s])
 			end++;
-		CHECK(m->to[s] == (int)(e->index * SPARE + e->spare + (s - e->main)));
-		CHECK(next == end);
+		CHECK(m->to[s] == (int)(e->index * SPARE + e->spare + (at(s) - e->main)));
+		CHECK(next == at(end - 1) + 1);
 		covered++;
 	}
+	CHECK(!remap_table_sort(t));
 	for (u64 i = 0; i < t->count; i++) {
-		sum += remap_entry_hash(&t->e[i]);
-		covered -= t->e[i].len;
-		used |= 1U << t->e[i].index;
-		CHECK(!i || t->e[i - 1].main + t->e[i - 1].len <= t->e[i].main);
+		const struct remap_entry *e = t->sorted[i];
+
+		sum += remap_entry_hash(e);
+		covered -= e->len;
+		used |= 1U << e->index;
+		CHECK(!i || t->sorted[i - 1]->main + t->sorted[i - 1]->len <= e->main);
 	}
 	CHECK(!covered);
 	CHECK(sum == t->checksum);
@@ -455,7 +559,14 @@ static void random_entry(struct remap_entry *e)
 	e->flags = rnd(2);
 }
 
-static int step_load(struct model *m, const struct remap_table *t, struct remap_table **new)
+/* Each entry as the table gets it: around the end of a region. */
+static struct remap_entry placed(struct remap_entry e)
+{
+	e.main = at(e.main);
+	return e;
+}
+
+static int step_load(struct model *m, struct remap_table *t)
 {
 	struct remap_entry e[5];
 	struct model old = *m;
@@ -466,44 +577,53 @@ static int step_load(struct model *m, const struct remap_table *t, struct remap_
 	for (u64 i = 0; i < n; i++) {
 		random_entry(&e[i]);
 		fits = fits && model_add(m, &e[i], false);
+		e[i] = placed(e[i]);
 	}
 	if (!fits)
 		*m = old;
-	r = remap_table_load(t, e, n, new);
+	r = remap_table_load(t, e, n);
 	CHECK(r == (fits ? 0 : -EEXIST));
 	return r;
+}
+
+static void step(struct model *m, struct remap_table *t)
+{
+	struct remap_entry e, p;
+
+	random_entry(&e);
+	p = placed(e);
+	switch (rnd(8)) {
+	case 0:
+		step_load(m, t);
+		break;
+	case 1:
+	case 2:
+		CHECK(remap_table_remove(t, p.main) == (model_remove(m, e.main) ? 0 : -ENOENT));
+		break;
+	case 3:
+		CHECK(!remap_index_resize(&t->main, 64U << rnd(3)));
+		break;
+	default:
+		CHECK(remap_table_add(t, &p) == (model_add(m, &e, true) ? 0 : -EEXIST));
+	}
 }
 
 static void test_model(void)
 {
 	for (u64 seed = 1; seed <= 60; seed++) {
-		struct remap_table *t, *new;
+		struct remap_table t;
 		struct model m = { 0 };
 
 		memset(m.to, 0xff, sizeof(m.to));
 		rnd_state = seed;
-		CHECK(!remap_table_empty(&t));
+		/* Somewhere across the end of a region of any level. */
+		origin = (1ULL << (11 + 11 * rnd(3))) * (1 + rnd(3)) - rnd(MAIN);
+		CHECK(!remap_table_init(&t, 64));
 		for (int i = 0; i < 400 && !bad; i++) {
-			struct remap_entry e;
-			int r;
-
-			random_entry(&e);
-			if (rnd(8) == 0) {
-				r = step_load(&m, t, &new);
-			} else if (rnd(3)) {
-				r = remap_table_add(t, &e, &new);
-				CHECK(r == (model_add(&m, &e, true) ? 0 : -EEXIST));
-			} else {
-				r = remap_table_remove(t, e.main, &new);
-				CHECK(r == (model_remove(&m, e.main) ? 0 : -ENOENT));
-			}
-			if (!r) {
-				kvfree(t);
-				t = new;
-			}
-			compare(&m, t);
+			step(&m, &t);
+			compare(&m, &t);
 		}
-		kvfree(t);
+		remap_table_free(&t);
 	}
 }
 
@@ -518,10 +638,15 @@ int main(void)
 	run("CRC32C vectors", test_crc32c_vectors);
 	run("marks: every bit counts", test_marks);
 	run("entries are checked without overflow", test_entry_check);
+	if (remap_entries_init())
+		return 1;
 	run("overlaps on main and spare", test_overlaps);
+	run("entries of every size, anywhere", test_levels);
 	run("no memory changes nothing", test_no_memory);
 	run("checksum", test_checksum);
+	run("buckets follow the count", test_sizes);
 	run("table against a naive model", test_model);
+	remap_entries_exit();
 	printf("%d passed, %d failed\n", passed, failed);
 	return failed != 0;
 }

@@ -13,6 +13,10 @@ typedef uint32_t u32;
 /* As in the kernel, so that %llu fits on every machine. */
 typedef unsigned long long u64;
 
+#define __rcu
+#define READ_ONCE(x) (x)
+#define WRITE_ONCE(x, v) ((x) = (v))
+
 struct rcu_head {
 	void *unused[2];
 };
