@@ -71,6 +71,7 @@ static void bounds_work(struct work_struct *work)
 	acted = closed_bound(rd, &next);
 	acted |= remap_fence_bounds(rd, &next);
 	acted |= remap_hold_bounds(rd, &next);
+	remap_watch_bounds(rd, &next);
 	spin_unlock_irq(&rd->lock);
 
 	if (acted)
@@ -92,6 +93,7 @@ static void device_free(struct remap_device *rd)
 	cancel_delayed_work_sync(&rd->bounds);
 	cancel_work_sync(&rd->event);
 	remap_fence_free_all(rd);
+	remap_watch_free_all(rd);
 	mempool_exit(&rd->bounce);
 	mempool_exit(&rd->pieces);
 	bioset_exit(&rd->bios);
@@ -129,6 +131,7 @@ static struct remap_device *device_new(struct remap_target *rt,
 	rd->instance = get_random_u64();
 	INIT_LIST_HEAD(&rd->targets);
 	INIT_LIST_HEAD(&rd->fences);
+	INIT_LIST_HEAD(&rd->watches);
 	INIT_LIST_HEAD(&rd->waiting);
 	INIT_LIST_HEAD(&rd->held);
 	mutex_init(&rd->ctl);
@@ -169,26 +172,32 @@ static struct remap_device *device_find(struct mapped_device *md)
 	return NULL;
 }
 
-static bool same_members(const struct remap_target *a, const struct remap_target *b)
+/* The same main, and the same spares as far as both have them. */
+static bool fitting_members(const struct remap_target *a, const struct remap_target *b)
 {
-	unsigned int i;
+	unsigned int i, both = min(a->limits.spares, b->limits.spares);
 
-	if (a->main->bdev->bd_dev != b->main->bdev->bd_dev ||
-	    a->limits.spares != b->limits.spares)
+	if (a->main->bdev->bd_dev != b->main->bdev->bd_dev)
 		return false;
-	for (i = 0; i < a->limits.spares; i++)
+	for (i = 0; i < both; i++)
 		if (a->spare[i]->bdev->bd_dev != b->spare[i]->bdev->bd_dev ||
 		    a->limits.spare_len[i] != b->limits.spare_len[i])
 			return false;
-	return true;
+	/* No remap on a spare that only one of them has. */
+	return !(a->rd->table.used >> both);
 }
 
-static bool same_shape(const struct remap_target *a, const struct remap_target *b)
+static bool fitting_shape(const struct remap_target *a, const struct remap_target *b)
 {
 	return a->ti->begin == b->ti->begin && a->ti->len == b->ti->len &&
 	       a->limits.head == b->limits.head &&
 	       a->limits.tail == b->limits.tail &&
-	       a->limits.align == b->limits.align && same_members(a, b);
+	       a->limits.align == b->limits.align && fitting_members(a, b);
+}
+
+static bool same_shape(const struct remap_target *a, const struct remap_target *b)
+{
+	return a->limits.spares == b->limits.spares && fitting_shape(a, b);
 }
 
 /* Would this table orphan a remap, or change hands behind the owner's back? */
@@ -209,7 +218,7 @@ static int may_join(struct remap_device *rd, struct remap_target *rt)
 			rt->ti->error = "Only one dm-remap-v4 target in a table";
 			return -EINVAL;
 		}
-		if (bound && !same_shape(o, rt)) {
+		if (bound && !fitting_shape(o, rt)) {
 			rt->ti->error = "Table would orphan remaps";
 			return -EBUSY;
 		}

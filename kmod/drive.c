@@ -113,7 +113,7 @@ void remap_drive(struct remap_io *io, const struct bvec_iter *iter,
 	s->seen = smp_load_acquire(&rt->rd->changes);
 	s->status = BLK_STS_OK;
 	s->lost = false;
-	s->route = remap_route(rt, iter->bi_sector, iter_len(iter), &r);
+	s->route = remap_route(rt, iter->bi_sector, iter_len(iter), op_is_write(op), &r);
 	if (s->route != ROUTE_GO) {
 		r.member = 0;
 		r.sector = iter->bi_sector;

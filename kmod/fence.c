@@ -19,7 +19,8 @@
 void remap_gate_update(struct remap_device *rd)
 {
 	smp_store_release(&rd->gated,
-			  rd->state != STATE_ACTIVE || rd->nr_fences);
+			  rd->state != STATE_ACTIVE || rd->nr_fences ||
+			  rd->nr_watches);
 }
 
 /* ctl or rd->lock held */
@@ -177,11 +178,11 @@ bool remap_fence_bounds(struct remap_device *rd, unsigned long *next)
 	return acted;
 }
 
-/* rd->lock held. Fences that wait for the round that starts now. */
+/* rd->lock held. Does anything wait for the round that starts now? */
 static bool round_begin(struct remap_device *rd)
 {
 	struct remap_fence *f;
-	bool any = false;
+	bool any = remap_watch_round_begin(rd);
 
 	list_for_each_entry(f, &rd->fences, list) {
 		f->this_round = f->state == FENCE_DRAINING;
@@ -195,6 +196,7 @@ static void round_end(struct remap_device *rd)
 {
 	struct remap_fence *f;
 
+	remap_watch_round_end(rd);
 	list_for_each_entry(f, &rd->fences, list)
 		if (f->this_round && f->state == FENCE_DRAINING)
 			WRITE_ONCE(f->state, FENCE_DRAINED);

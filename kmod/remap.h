@@ -37,6 +37,8 @@
 
 #define REMAP_MAX_FENCES	64
 #define REMAP_MAX_FENCE_MS	60000
+#define REMAP_MAX_WATCHES	64
+#define REMAP_MAX_WATCH_MS	600000
 #define REMAP_MAX_LEASE_MS	60000
 #define REMAP_MAX_CLOSED_MS	600000
 #define REMAP_MAX_HOLD_MS	15000
@@ -100,6 +102,17 @@ struct remap_fence {
 	bool this_round;	/* waits for the drain round under way */
 };
 
+struct remap_watch {
+	struct list_head list;
+	struct rcu_head rcu;
+	u64 start, end;
+	u32 id;
+	unsigned long until;
+	bool armed;
+	bool this_round;	/* waits for the drain round under way */
+	atomic64_t writes;
+};
+
 /* Written by the CPU it belongs to; only sums over all CPUs mean anything. */
 struct remap_percpu {
 	unsigned long inflight[2];
@@ -121,7 +134,7 @@ struct remap_device {
 	struct remap_table table;
 	struct remap_percpu __percpu *pcpu;
 	unsigned int epoch;
-	bool gated;		/* some I/O may have to wait or fail */
+	bool gated;		/* some I/O may have to wait, fail or be counted */
 	unsigned long dirty;	/* bit n: spare n was written since its last flush */
 
 	spinlock_t flush_lock;
@@ -144,6 +157,9 @@ struct remap_device {
 	struct list_head fences;	/* also read under RCU */
 	unsigned int nr_fences;
 	u32 last_fence;
+	struct list_head watches;	/* also read under RCU */
+	unsigned int nr_watches;
+	u32 last_watch;
 	struct list_head waiting;
 	struct list_head held;
 	unsigned int held_pieces;
@@ -285,7 +301,7 @@ void remap_bounds_arm(struct remap_device *rd);
 
 /* route.c */
 enum route remap_route(struct remap_target *rt, u64 sector, u32 len,
-		       struct remap_route *r);
+		       bool write, struct remap_route *r);
 enum route remap_gate(struct remap_target *rt, u64 sector, u32 *len);
 static inline void remap_route_done(struct remap_device *rd, unsigned int epoch)
 {
@@ -302,6 +318,16 @@ int remap_fence_allows(struct remap_device *rd, u64 id, u64 start, u64 len);
 bool remap_fence_bounds(struct remap_device *rd, unsigned long *next);
 void remap_drain_work(struct work_struct *work);
 void remap_fence_free_all(struct remap_device *rd);
+
+/* watch.c */
+int remap_watch_add(struct remap_target *rt, u64 start, u64 len, u32 ms, u32 *id);
+int remap_watch_end(struct remap_device *rd, u64 id);
+void remap_watch_count(struct remap_device *rd, u64 sector, u32 len);
+bool remap_watch_round_begin(struct remap_device *rd);
+void remap_watch_round_end(struct remap_device *rd);
+void remap_watch_bounds(struct remap_device *rd, unsigned long *next);
+void remap_reply_watches(struct remap_device *rd, char *result, unsigned int maxlen);
+void remap_watch_free_all(struct remap_device *rd);
 
 /* hold.c */
 enum hold { HOLD_NO, HOLD_YES, HOLD_AGAIN, HOLD_REQUEUE };

@@ -47,10 +47,11 @@ enum route remap_gate(struct remap_target *rt, u64 sector, u32 *len)
  * sees the table that was published before the fence ended.
  */
 enum route remap_route(struct remap_target *rt, u64 sector, u32 len,
-		       struct remap_route *r)
+		       bool write, struct remap_route *r)
 {
 	struct remap_device *rd = rt->rd;
 	const struct remap_entry *e;
+	bool watched = false;
 	u64 next;
 
 	rcu_read_lock();
@@ -66,6 +67,7 @@ enum route remap_route(struct remap_target *rt, u64 sector, u32 len,
 			return v;
 		}
 		smp_rmb();
+		watched = write;
 	}
 
 	e = remap_table_find(&rd->table, sector, len, &next);
@@ -80,6 +82,8 @@ enum route remap_route(struct remap_target *rt, u64 sector, u32 len,
 		r->marked = false;
 		this_cpu_inc(rd->pcpu->misses);
 	}
+	if (unlikely(watched))
+		remap_watch_count(rd, sector, next - sector);
 	rcu_read_unlock();
 	r->bdev = remap_member(rt, r->member);
 	r->len = next - sector;

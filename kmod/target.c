@@ -84,7 +84,8 @@ static int remap_map(struct dm_target *ti, struct bio *bio)
 	else
 		this_cpu_inc(rd->pcpu->writes);
 	bio->bi_iter.bi_sector = dm_target_offset(ti, bio->bi_iter.bi_sector);
-	v = remap_route(rt, bio->bi_iter.bi_sector, bio_sectors(bio), &r);
+	v = remap_route(rt, bio->bi_iter.bi_sector, bio_sectors(bio),
+			op_is_write(bio_op(bio)), &r);
 	if (r.len < bio_sectors(bio))
 		dm_accept_partial_bio(bio, r.len);
 	if (v == ROUTE_FAIL)

@@ -34,6 +34,13 @@ refused() {
 	case $got in *"$text"*) ;; *) die "$*: got '$got', want '$text'" ;; esac
 }
 
+# refusedas <part of the error text> <the owner's message...>
+refusedas() {
+	text=$1
+	shift
+	refused "$text" "as $INSTANCE $TOKEN $*"
+}
+
 until_true() {
 	for _ in $(seq 100); do
 		if eval "$1"; then
@@ -1073,4 +1080,107 @@ run_cases() {
 		fi
 		cleanup
 	done
+}
+
+# A million remaps in twenty messages: all there, and next to nothing in the log.
+case_bulk_million() {
+	LEN=2000000
+	dmsetup create m --table "0 $LEN linear /dev/nullb0 0"
+	dmsetup create x --table "0 $LEN linear /dev/nullb0 $LEN"
+	M=/dev/mapper/m S=/dev/mapper/x managed closed 600000
+	lines=$(dmesg | wc -l)
+	echo "## $("$RG_TESTS/out/bulk" r "$INSTANCE" "$TOKEN" 1000000 50000)"
+	want 1000000 field 4
+	[ $(($(dmesg | wc -l) - lines)) -le 10 ] || die "the log grew by $(($(dmesg | wc -l) - lines)) lines"
+	msg status | grep -q "Hash table size: 1048576" || die "$(msg status)"
+	grep -q "^remap_entry " /proc/slabinfo || die "no remap_entry in slabinfo"
+	set -- $(msg dump 0 | head -n 1)
+	as ready "$2" "$3"
+	want "dump 1000000 $3
+remap 1999996 999998 1 0 0
+remap 1999998 999999 1 0 0
+end" msg dump 1999996
+	dd if=$R of=/dev/null bs=4096 skip=1000 count=1 iflag=direct 2>/dev/null
+	msg stats | grep -q "Remap hits: *4$" || die "$(msg stats)"
+}
+
+# The table that is reported is the one that serves, and it grows and shrinks.
+case_hash_table() {
+	plain
+	dmesg -C
+	for i in $(seq 0 199); do
+		msg add_remap $((i * 100)) $((i * 50)) 50 >/dev/null
+	done
+	want 'Hash table size: 256' eval 'msg status | sed -n "s/^  \(Hash.*\)/\1/p"'
+	want 'Load factor: 0.7' eval 'msg status | sed -n "s/^  \(Load.*\)/\1/p"'
+	want 'Resize count: 2' eval 'msg status | sed -n "s/^  \(Resize.*\)/\1/p"'
+	dmesg | grep -q "Adaptive hash table resize: 64 → 128 buckets" || die "64 to 128 is not in the log"
+	dmesg | grep -q "Adaptive hash table resize: 128 → 256 buckets" || die "128 to 256 is not in the log"
+	for i in $(seq 0 199); do
+		msg remove_remap $((i * 100)) >/dev/null
+	done
+	dmesg | grep -q "Adaptive hash table resize: 256 → 128 buckets" || die "256 to 128 is not in the log"
+	want 'Hash table size: 64' eval 'msg status | sed -n "s/^  \(Hash.*\)/\1/p"'
+}
+
+# Writes to a watched range are counted, reads and writes elsewhere are not.
+case_watch() {
+	managed
+	want "watch 1" as watch 1000 100 20000
+	until_true 'msg watches | grep -q "watch 1 1000 100 armed 0 "'
+	$io write $R 1099 2 1
+	$io write $R 900 100 1
+	$io write $R 1100 8 1
+	$io read $R 1000 8 1 || true
+	msg watches | grep -q "^watch 1 1000 100 armed 1 " || die "$(msg watches)"
+	want "watch 2" as watch 1050 1 20000
+	until_true 'msg watches | grep -q "watch 2 1050 1 armed 0 "'
+	$io write $R 1000 100 2
+	msg watches | grep -q "^watch 1 1000 100 armed 2 " || die "$(msg watches)"
+	msg watches | grep -q "^watch 2 1050 1 armed 1 " || die "$(msg watches)"
+	# A fence over it drains, and what the watch says then is final.
+	drained 1000 100 5000
+	$io write $R 1000 8 3 &
+	sleep 0.3
+	msg watches | grep -q "^watch 1 1000 100 armed 2 " || die "a write that waits was counted"
+	as unfence "$fence"
+	wait
+	msg watches | grep -q "^watch 1 1000 100 armed 3 " || die "$(msg watches)"
+	as unwatch 1
+	refusedas "No such file" unwatch 1
+	as watch 0 8 100 >/dev/null
+	until_true '! msg watches | grep -q "^watch 3"'
+	as unwatch 2
+	want end msg watches
+}
+
+# A watch is not armed while a write that started before it is still under way.
+case_watch_waits_for_writes() {
+	dmsetup create m --table "0 $LEN delay $MAIN 0 0 $MAIN 0 1500"
+	M=/dev/mapper/m managed
+	$io write $R 1000 8 1 &
+	sleep 0.3
+	as watch 1000 8 20000 >/dev/null
+	sleep 0.3
+	msg watches | grep -q "^watch 1 1000 8 draining 0 " || die "$(msg watches)"
+	wait
+	until_true 'msg watches | grep -q "^watch 1 1000 8 armed 0 "'
+}
+
+# A spare more by a reload; it cannot go while a remap lives there.
+case_spare_added() {
+	managed
+	dmsetup load r --table "0 $LEN dm-remap-v4 $MAIN $SPARE 3 managed spare /dev/ram2"
+	dmsetup suspend r
+	dmsetup resume r
+	fenced 8000 8 5000
+	as add_remap 8000 0 8 1 fence=$fence >/dev/null
+	if dmsetup load r --table "0 $LEN dm-remap-v4 $MAIN $SPARE 1 managed" 2>/dev/null; then die "a spare in use went"; fi
+	if dmsetup load r --table "0 $LEN dm-remap-v4 $MAIN $SPARE 3 managed spare /dev/ram3" 2>/dev/null; then die "a spare was exchanged"; fi
+	fenced 8000 8 5000
+	as remove_remap 8000 fence=$fence >/dev/null
+	dmsetup load r --table "0 $LEN dm-remap-v4 $MAIN $SPARE 1 managed"
+	dmsetup suspend r
+	dmsetup resume r
+	want "0 $LEN dm-remap-v4 1:0 1:1 1 managed" dmsetup table r
 }
