@@ -21,6 +21,17 @@ struct remap_table *remap_table_of(struct remap_device *rd)
 	return rcu_dereference_protected(rd->table, true);
 }
 
+/* How many remaps there are. */
+u64 remap_active(struct remap_device *rd)
+{
+	u64 count;
+
+	rcu_read_lock();
+	count = rcu_dereference(rd->table)->count;
+	rcu_read_unlock();
+	return count;
+}
+
 /* ctl held */
 void remap_publish(struct remap_device *rd, struct remap_table *t)
 {
@@ -166,6 +177,25 @@ static struct remap_device *device_new(struct remap_target *rt,
 	return rd;
 }
 
+/* Whether there are any. May sleep. */
+bool remap_each_device(void (*fn)(struct remap_device *rd))
+{
+	struct remap_device *rd;
+	bool any;
+
+	mutex_lock(&remap_devices_lock);
+	list_for_each_entry(rd, &remap_devices, list)
+		fn(rd);
+	any = !list_empty(&remap_devices);
+	mutex_unlock(&remap_devices_lock);
+	return any;
+}
+
+/* Free what the device can do without. */
+void remap_collect(struct remap_device *rd)
+{
+}
+
 static struct remap_device *device_find(struct mapped_device *md)
 {
 	struct remap_device *rd;
@@ -259,12 +289,18 @@ int remap_device_adopt(struct remap_target *rt)
 	is_new = !rd;
 	if (is_new) {
 		rd = device_new(rt, md);
+		if (rd && remap_folder_add(rd)) {
+			device_free(rd);
+			rd = NULL;
+		}
 		if (!rd) {
 			rt->ti->error = "Out of memory";
 			r = -ENOMEM;
 			goto out;
 		}
+		remap_sample(rd);
 		list_add(&rd->list, &remap_devices);
+		remap_periodic_start();
 	}
 	mutex_lock(&rd->ctl);
 	if (!is_new)
@@ -297,8 +333,10 @@ void remap_device_leave(struct remap_target *rt)
 	list_del(&rt->list);
 	last = list_empty(&rd->targets);
 	mutex_unlock(&rd->ctl);
-	if (last)
+	if (last) {
 		list_del(&rd->list);
+		remap_folder_remove(rd);
+	}
 	mutex_unlock(&remap_devices_lock);
 	if (last)
 		device_free(rd);
