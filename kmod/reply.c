@@ -125,7 +125,7 @@ static void log_lines(char *text)
 	}
 }
 
-/* help, status, stats, health. ctl held; -ENOMSG for anything else. */
+/* help, status, stats, health. ctl held. */
 int remap_reply_known(struct remap_target *rt, const char *what, char *result,
 		      unsigned int maxlen)
 {
@@ -134,9 +134,6 @@ int remap_reply_known(struct remap_target *rt, const char *what, char *result,
 	unsigned int len, sz = 0;
 	char *text;
 
-	if (!stats && strcmp(what, "help") && strcmp(what, "status") &&
-	    strcmp(what, "health"))
-		return -ENOMSG;
 	text = kmalloc(TEXT_SIZE, GFP_KERNEL);
 	if (!text)
 		return -ENOMEM;
