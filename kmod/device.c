@@ -15,15 +15,6 @@ static DEFINE_MUTEX(remap_devices_lock);
 /* The system goes to sleep: nothing new is held. */
 bool remap_freezing;
 
-/* What nobody has wanted for a while. */
-void remap_collect(struct remap_device *rd)
-{
-	mutex_lock(&rd->ctl);
-	remap_table_collect(&rd->table);
-	remap_fit(rd);
-	mutex_unlock(&rd->ctl);
-}
-
 /* Tell device-mapper's listeners; any context, since the work takes mutexes. */
 void remap_event(struct remap_device *rd)
 {
@@ -162,6 +153,29 @@ static struct remap_device *device_new(struct remap_target *rt,
 	return rd;
 }
 
+/* Whether there are any. May sleep. */
+bool remap_each_device(void (*fn)(struct remap_device *rd))
+{
+	struct remap_device *rd;
+	bool any;
+
+	mutex_lock(&remap_devices_lock);
+	list_for_each_entry(rd, &remap_devices, list)
+		fn(rd);
+	any = !list_empty(&remap_devices);
+	mutex_unlock(&remap_devices_lock);
+	return any;
+}
+
+/* Free what the device can do without. */
+void remap_collect(struct remap_device *rd)
+{
+	mutex_lock(&rd->ctl);
+	remap_table_collect(&rd->table);
+	remap_fit(rd);
+	mutex_unlock(&rd->ctl);
+}
+
 static struct remap_device *device_find(struct mapped_device *md)
 {
 	struct remap_device *rd;
@@ -261,12 +275,18 @@ int remap_device_adopt(struct remap_target *rt)
 	is_new = !rd;
 	if (is_new) {
 		rd = device_new(rt, md);
+		if (rd && remap_folder_add(rd)) {
+			device_free(rd);
+			rd = NULL;
+		}
 		if (!rd) {
 			rt->ti->error = "Out of memory";
 			r = -ENOMEM;
 			goto out;
 		}
+		remap_sample(rd);
 		list_add(&rd->list, &remap_devices);
+		remap_periodic_start();
 	}
 	mutex_lock(&rd->ctl);
 	if (!is_new)
@@ -299,8 +319,10 @@ void remap_device_leave(struct remap_target *rt)
 	list_del(&rt->list);
 	last = list_empty(&rd->targets);
 	mutex_unlock(&rd->ctl);
-	if (last)
+	if (last) {
 		list_del(&rd->list);
+		remap_folder_remove(rd);
+	}
 	mutex_unlock(&remap_devices_lock);
 	if (last)
 		device_free(rd);

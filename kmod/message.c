@@ -30,6 +30,50 @@ int remap_reply(struct message *m, const char *fmt, ...)
 	return 1;
 }
 
+static int known(struct message *m)
+{
+	return remap_reply_known(m->rt, m->argv[0], m->result, m->maxlen);
+}
+
+static int errors(struct message *m)
+{
+	u64 since;
+	int r = remap_parse_u64(m->argv[1], &since);
+
+	if (r)
+		return r;
+	remap_errors(m->rt->rd, since, m->result, m->maxlen);
+	return 1;
+}
+
+static int dump(struct message *m)
+{
+	u64 from;
+	int r = remap_parse_u64(m->argv[1], &from);
+
+	if (r)
+		return r;
+	return remap_reply_dump(m->rt->rd, from, m->result, m->maxlen);
+}
+
+static int fences(struct message *m)
+{
+	remap_reply_fences(m->rt->rd, m->result, m->maxlen);
+	return 1;
+}
+
+static int watches(struct message *m)
+{
+	remap_reply_watches(m->rt->rd, m->result, m->maxlen);
+	return 1;
+}
+
+static int clear_stats(struct message *m)
+{
+	remap_clear_stats(m->rt->rd);
+	return remap_done(m, "Statistics cleared\n");
+}
+
 static int lease(struct message *m)
 {
 	struct remap_device *rd = m->rt->rd;
@@ -71,22 +115,49 @@ static int secret(struct message *m)
 	return r;
 }
 
+/* <start> <len> <ms> */
+static int bounded_range(struct message *m, u32 max_ms, u64 *start, u64 *len, u32 *ms)
+{
+	u64 v;
+	int r = remap_parse_u64(m->argv[1], start);
+
+	if (!r)
+		r = remap_parse_u64(m->argv[2], len);
+	if (!r)
+		r = remap_parse_range(m->argv[3], 1, max_ms, &v);
+	if (!r)
+		*ms = v;
+	return r;
+}
+
 static int fence(struct message *m)
 {
-	u64 start, len, ms;
-	u32 id;
-	int r;
+	u64 start, len;
+	u32 ms, id;
+	int r = bounded_range(m, REMAP_MAX_FENCE_MS, &start, &len, &ms);
 
-	if (m->maxlen < REPLY_ROOM)
-		return remap_no_room(m);
-	r = remap_parse_u64(m->argv[1], &start);
-	if (!r)
-		r = remap_parse_u64(m->argv[2], &len);
-	if (!r)
-		r = remap_parse_range(m->argv[3], 1, REMAP_MAX_FENCE_MS, &ms);
 	if (!r)
 		r = remap_fence_add(m->rt, start, len, ms, &id);
 	return r ?: remap_reply(m, "fence %u\n", id);
+}
+
+static int watch(struct message *m)
+{
+	u64 start, len;
+	u32 ms, id;
+	int r = bounded_range(m, REMAP_MAX_WATCH_MS, &start, &len, &ms);
+
+	if (!r)
+		r = remap_watch_add(m->rt, start, len, ms, &id);
+	return r ?: remap_reply(m, "watch %u\n", id);
+}
+
+static int unwatch(struct message *m)
+{
+	u64 id;
+
+	return remap_parse_u64(m->argv[1], &id) ?:
+	       remap_watch_end(m->rt->rd, id);
 }
 
 static int seal(struct message *m)
@@ -118,8 +189,6 @@ static int decide(struct message *m)
 	u64 start, len;
 	int r;
 
-	if (m->maxlen < REPLY_ROOM)
-		return remap_no_room(m);
 	r = remap_parse_u64(m->argv[1], &start);
 	if (!r)
 		r = remap_parse_u64(m->argv[2], &len);
@@ -132,64 +201,23 @@ static int decide(struct message *m)
 					retry ? V_REDRIVE : V_RELEASED));
 }
 
-static const struct command {
-	const char *name;
-	unsigned int min, max;		/* words, with the name */
-	bool managed;			/* unknown to a plain device */
-	int (*run)(struct message *m);
-} commands[] = {
-	{ "add_remap", 4, 7, false, remap_add },
-	{ "remove_remap", 2, 3, false, remap_remove },
-	{ "clear_all", 1, 2, false, remap_clear },
-	{ "load", 2, 2, true, remap_load },
-	{ "ready", 3, 3, true, remap_ready },
-	{ "lease", 2, 2, true, lease },
-	{ "secret", 2, 2, true, secret },
-	{ "fence", 4, 4, true, fence },
-	{ "seal", 2, 2, true, seal },
-	{ "unfence", 2, 2, true, unfence },
-	{ "retry", 3, 3, true, decide },
-	{ "release", 3, 3, true, decide },
-	{ "ack_flush", 1, 1, true, ack_flush },
-};
+static int run_command(struct message *m, bool owner);
 
-/* ctl held */
-static int run_command(struct message *m)
-{
-	const struct command *c;
-
-	for (c = commands; c < commands + ARRAY_SIZE(commands); c++) {
-		if (strcmp(m->argv[0], c->name))
-			continue;
-		if (c->managed && !m->rt->managed)
-			return -EOPNOTSUPP;
-		if (m->argc < c->min || m->argc > c->max)
-			return -EINVAL;
-		return c->run(m);
-	}
-	return -EINVAL;
-}
-
-static int instance_word(struct remap_device *rd, const char *word)
+static int instance_word(struct message *m)
 {
 	u64 instance;
-	int r = remap_parse_hex64(word, &instance);
+	int r = remap_parse_hex64(m->argv[1], &instance);
 
-	return r ?: instance == rd->instance ? 0 : -ESTALE;
+	return r ?: instance == m->rt->rd->instance ? 0 : -ESTALE;
 }
 
-/* ctl held: own <instance> <token> */
+/* own <instance> <token> */
 static int own(struct message *m)
 {
 	struct remap_device *rd = m->rt->rd;
 	u64 token;
-	int r;
+	int r = instance_word(m) ?: remap_parse_hex64(m->argv[2], &token);
 
-	if (!rd->managed)
-		return -EOPNOTSUPP;
-	if (m->argc != 3)
-		return -EINVAL;
-	r = instance_word(rd, m->argv[1]) ?: remap_parse_hex64(m->argv[2], &token);
 	if (!r) {
 		rd->token = token;
 		rd->owned = true;
@@ -197,18 +225,13 @@ static int own(struct message *m)
 	return r;
 }
 
-/* ctl held: as <instance> <token> <message...> */
+/* as <instance> <token> <message...> */
 static int as_owner(struct message *m)
 {
 	struct remap_device *rd = m->rt->rd;
 	u64 token;
-	int r;
+	int r = instance_word(m);
 
-	if (!rd->managed)
-		return -EOPNOTSUPP;
-	if (m->argc < 4)
-		return -EINVAL;
-	r = instance_word(rd, m->argv[1]);
 	if (!r && (remap_parse_hex64(m->argv[2], &token) || !rd->owned ||
 		   token != rd->token))
 		r = -EPERM;
@@ -216,107 +239,201 @@ static int as_owner(struct message *m)
 		return r;
 	m->argc -= 3;
 	m->argv += 3;
-	return run_command(m);
+	return run_command(m, true);
 }
 
-static int changing(struct message *m)
-{
-	if (!strcmp(m->argv[0], "own"))
-		return own(m);
-	if (!strcmp(m->argv[0], "as"))
-		return as_owner(m);
-	if (m->rt->managed) {
-		const struct command *c;
+/* Who may send a message, and to which devices. */
+enum who {
+	ASK,		/* everybody */
+	CHANGE,		/* everybody to a plain device, the owner to a managed one */
+	OWNER,		/* the owner; there is none of a plain device */
+	CLAIM,		/* everybody; there is no owner of a plain device */
+};
 
-		for (c = commands; c < commands + ARRAY_SIZE(commands); c++)
-			if (!strcmp(m->argv[0], c->name))
-				return -EPERM;
-		return -EINVAL;
-	}
-	return run_command(m);
+static const struct command {
+	const char *name;
+	unsigned int min, max;	/* words, with the name */
+	unsigned int more;	/* words that only an owner may add */
+	enum who who;
+	unsigned int room;	/* that its reply needs, if it cannot be sent again */
+	int (*run)(struct message *m);
+} commands[] = {
+	{ "help", 1, 1, 0, ASK, 0, known },
+	{ "status", 1, 1, 0, ASK, 0, known },
+	{ "stats", 1, 1, 0, ASK, 0, known },
+	{ "health", 1, 1, 0, ASK, 0, known },
+	{ "errors", 2, 2, 0, ASK, 4 * REPLY_ROOM, errors },
+	{ "dump", 2, 2, 0, ASK, 4 * REPLY_ROOM, dump },
+	{ "fences", 1, 1, 0, ASK, 0, fences },
+	{ "watches", 1, 1, 0, ASK, 0, watches },
+	{ "clear_stats", 1, 1, 0, ASK, REPLY_ROOM, clear_stats },
+	{ "add_remap", 4, 5, 2, CHANGE, REPLY_ROOM, remap_add },
+	{ "remove_remap", 2, 2, 1, CHANGE, REPLY_ROOM, remap_remove },
+	{ "clear_all", 1, 1, 1, CHANGE, REPLY_ROOM, remap_clear },
+	{ "load", 2, 2, 0, OWNER, 0, remap_load },
+	{ "ready", 3, 3, 0, OWNER, 0, remap_ready },
+	{ "lease", 2, 2, 0, OWNER, 0, lease },
+	{ "secret", 2, 2, 0, OWNER, 0, secret },
+	{ "fence", 4, 4, 0, OWNER, REPLY_ROOM, fence },
+	{ "seal", 2, 2, 0, OWNER, 0, seal },
+	{ "unfence", 2, 2, 0, OWNER, 0, unfence },
+	{ "watch", 4, 4, 0, OWNER, REPLY_ROOM, watch },
+	{ "unwatch", 2, 2, 0, OWNER, 0, unwatch },
+	{ "retry", 3, 3, 0, OWNER, REPLY_ROOM, decide },
+	{ "release", 3, 3, 0, OWNER, REPLY_ROOM, decide },
+	{ "ack_flush", 1, 1, 0, OWNER, 0, ack_flush },
+	{ "own", 3, 3, 0, CLAIM, 0, own },
+	{ "as", 4, UINT_MAX, 0, CLAIM, 0, as_owner },
+};
+
+static const struct command *command_find(const char *name)
+{
+	const struct command *c;
+
+	for (c = commands; c < commands + ARRAY_SIZE(commands); c++)
+		if (!strcmp(name, c->name))
+			return c;
+	return NULL;
 }
 
-/* Messages that change no mapping; -ENOMSG if it is not one of them. */
-static int asking(struct message *m)
+static bool number_of_words(struct message *m, const struct command *c)
 {
-	struct remap_device *rd = m->rt->rd;
-	const char *what = m->argv[0];
-	u64 n;
+	unsigned int max = c->max + (m->rt->managed ? c->more : 0);
+
+	if (m->argc > max)
+		m->bad = m->argv[max];
+	return m->argc >= c->min && m->argc <= max;
+}
+
+/*
+ * On a plain device whatever follows a name is a number, and the first one of a
+ * change is a sector of main. Checked before the rest.
+ */
+static int plain_words(struct message *m, const struct command *c)
+{
+	unsigned int i;
+	u64 v;
 	int r;
 
-	if (!strcmp(what, "errors") || !strcmp(what, "dump")) {
-		bool errors = what[0] == 'e';
-
-		if (m->argc != 2)
-			return -EINVAL;
-		r = remap_parse_u64(m->argv[1], &n);
-		if (r)
+	for (i = 1; i < m->argc; i++) {
+		r = remap_parse_u64(m->argv[i], &v);
+		if (!r && i == 1 && c->who == CHANGE && v >= m->rt->limits.main_len)
+			r = -ERANGE;
+		if (r) {
+			m->bad = m->argv[i];
 			return r;
-		if (m->maxlen < 4 * REPLY_ROOM)
-			return remap_no_room(m);
-		if (errors)
-			remap_errors(rd, n, m->result, m->maxlen);
-		else
-			return remap_reply_dump(rd, n, m->result, m->maxlen);
-		return 1;
+		}
 	}
-	if (!strcmp(what, "clear_stats")) {
-		if (m->argc != 1)
-			return -EINVAL;
-		if (m->maxlen < REPLY_ROOM)
-			return remap_no_room(m);
-		remap_clear_stats(rd);
-		return remap_done(m, "Statistics cleared\n");
-	}
-	if (!strcmp(what, "fences")) {
-		if (m->argc != 1)
-			return -EINVAL;
-		remap_reply_fences(rd, m->result, m->maxlen);
-		return 1;
-	}
-	r = remap_reply_known(m->rt, what, m->result, m->maxlen);
-	if (r == -ENOMSG || m->argc == 1)
-		return r;
-	return -EINVAL;
+	return 0;
 }
 
-/* The reference's codes and words, for the log of a plain device. */
-static void log_failure(const char *what, int r)
+/* ctl held */
+static int run_command(struct message *m, bool owner)
 {
-	const char *why;
+	const struct command *c = command_find(m->argv[0]);
+	bool managed = m->rt->managed;
+	int r;
 
+	if (!c || (owner && (c->who == ASK || c->who == CLAIM)))
+		return -EINVAL;
+	if (!managed && (c->who == OWNER || c->who == CLAIM))
+		return -EOPNOTSUPP;
+	if (managed && !owner && (c->who == OWNER || c->who == CHANGE))
+		return -EPERM;
+	if (!number_of_words(m, c))
+		return -EINVAL;
+	r = managed ? 0 : plain_words(m, c);
+	if (r)
+		return r;
+	return m->maxlen < c->room ? remap_no_room(m) : c->run(m);
+}
+
+/* The word of an add_remap that leads outside of a device. */
+static const char *outside(struct message *m)
+{
+	const struct remap_limits *l = &m->rt->limits;
+	u64 main, spare, len, index = 0;
+
+	if (remap_parse_u64(m->argv[1], &main) ||
+	    remap_parse_u64(m->argv[2], &spare) ||
+	    remap_parse_range(m->argv[3], 1, U32_MAX, &len))
+		return m->argv[3];
+	if (m->argc > 4 && (remap_parse_u64(m->argv[4], &index) ||
+			    index >= l->spares))
+		return m->argv[4];
+	if (len > l->main_len - main)
+		return m->argv[3];
+	return spare < l->spare_len[index] ? m->argv[3] : m->argv[2];
+}
+
+/* In the reference's words. */
+static const char *reason(const struct message *m, const struct command *c, int r)
+{
+	if (!c)
+		return "Unknown command";
 	switch (r) {
 	case -ENOENT:
-		why = "Remap not found";
-		break;
+		return "Remap not found";
 	case -ERANGE:
 	case -ENODEV:
-		why = "Invalid sector range";
-		break;
+		return c->run == remap_add ? "Invalid sector range" :
+		       c->run == remap_remove ? "Invalid sector" :
+						"Invalid argument";
 	case -EEXIST:
-		why = "Overlaps an existing remap";
-		break;
+		return "Overlaps an existing remap";
+	case -EBUSY:
+		return "Another table is loaded";
 	case -ENOMEM:
-		why = "Out of memory";
-		break;
+		return "Out of memory";
+	case -EIO:
+		return "Device I/O error";
 	case -EOPNOTSUPP:
-		why = "Operation not supported";
-		break;
-	default:
-		why = "Invalid argument";
-		break;
+		return "Operation not supported";
 	}
-	pr_info(REMAP_LOG "%s failed: %s (%d)\n", what, why, r);
+	if (m->argc < c->min || m->argc > c->max)
+		return "Invalid argument count";
+	return "Invalid argument";
 }
 
-/* A copy of the first word that is fit for the log, whatever was sent. */
-static void log_word(char *to, size_t size, const char *word)
+/* The reference's codes; its -12 and -22 are errnos, which follow anyway. */
+static int code(const struct command *c, int r)
 {
-	size_t i;
+	if (!c)
+		return -1;
+	switch (r) {
+	case -ENOMEM:
+		return -3;
+	case -EIO:
+		return -4;
+	case -EOPNOTSUPP:
+		return -5;
+	}
+	return -2;
+}
 
-	for (i = 0; i + 1 < size && word[i]; i++)
-		to[i] = word[i] > ' ' && word[i] < 127 ? word[i] : '?';
-	to[i] = '\0';
+static int shown_len(const char *word)
+{
+	return strnlen(word, 64);
+}
+
+/*
+ * What a plain device refuses goes to the log, with the word that is wrong if
+ * it is one. A word may hold anything, and is escaped.
+ */
+static void log_refusal(struct message *m, int r)
+{
+	const struct command *c = command_find(m->argv[0]);
+	const char *name = m->argv[0];
+
+	if (!m->bad && c && c->run == remap_add && (r == -ERANGE || r == -ENODEV))
+		m->bad = outside(m);
+	if (m->bad)
+		pr_info(REMAP_LOG "%*pE failed: %s: '%*pE' (code %d, errno %d)\n",
+			shown_len(name), name, reason(m, c, r),
+			shown_len(m->bad), m->bad, code(c, r), r);
+	else
+		pr_info(REMAP_LOG "%*pE failed: %s (code %d, errno %d)\n",
+			shown_len(name), name, reason(m, c, r), code(c, r), r);
 }
 
 int remap_message(struct dm_target *ti, unsigned int argc, char **argv,
@@ -329,17 +446,13 @@ int remap_message(struct dm_target *ti, unsigned int argc, char **argv,
 	};
 	/* We may be what the system swaps or writes back to. */
 	unsigned int noio = memalloc_noio_save();
-	char what[24];
 	int r;
 
-	log_word(what, sizeof(what), argv[0]);
 	mutex_lock(&rt->rd->ctl);
-	r = asking(&m);
-	if (r == -ENOMSG)
-		r = changing(&m);
+	r = run_command(&m, false);
 	mutex_unlock(&rt->rd->ctl);
 	memalloc_noio_restore(noio);
 	if (r < 0 && !rt->managed)
-		log_failure(what, r);
+		log_refusal(&m, r);
 	return r;
 }

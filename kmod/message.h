@@ -14,6 +14,7 @@ struct message {
 	char **argv;
 	char *result;
 	unsigned int maxlen;
+	const char *bad;	/* the word that a refusal is about, if it is one */
 };
 
 int remap_no_room(struct message *m);

@@ -6,11 +6,12 @@
  * and options. A remap_device belongs to the mapped device and outlives table
  * reloads: the remaps, the fences, what is held, the ring, the owner.
  *
- * Locks, outermost first (device.c has one more around them, for its list):
+ * Locks, outermost first (device.c has one more around them, for its list, and
+ * sysfs.c one around ring.lock only):
  *   ctl        (mutex)    one changing message at a time; every table change
  *   live_lock  (mutex)    live_ti, only for raising events
  *   lock       (spinlock) fences, waiting and held I/O, lease, deadlines
- *   ring.lock  (spinlock) the error ring; taken from end_io, in any context
+ *   ring.lock  (spinlock) the error ring, health; from end_io, in any context
  *   flush_lock (spinlock) flushes under way or failed; likewise
  * The map path takes none of them unless its I/O has to wait.
  */
@@ -28,6 +29,7 @@
 #include <linux/workqueue.h>
 
 #include "args.h"
+#include "health.h"
 #include "mark.h"
 #include "table.h"
 
@@ -50,6 +52,7 @@
 #define REMAP_BOUNCE_ORDER	4
 #define REMAP_BOUNCE_BYTES	(PAGE_SIZE << REMAP_BOUNCE_ORDER)
 #define REMAP_RING_SIZE		512
+#define REMAP_TIME_ONE_IN	1024
 
 extern bool remap_debug;
 extern unsigned int remap_initial_buckets;
@@ -117,10 +120,11 @@ struct remap_watch {
 struct remap_percpu {
 	unsigned long inflight[2];
 	u64 reads, writes, hits, misses;
+	u64 timed, timed_ns;	/* lookups that were timed, and their sum */
 };
 
 struct remap_counts {
-	u64 reads, writes, hits, misses, errors;
+	u64 reads, writes, hits, misses, timed, timed_ns, errors;
 };
 
 struct remap_device {
@@ -172,9 +176,10 @@ struct remap_device {
 	u8 key[REMAP_KEY_SIZE];
 
 	struct remap_ring ring;
+	struct remap_health health;	/* ring.lock */
 	atomic64_t errors;
-	unsigned int streak, max_streak;
 	struct remap_counts base;	/* ctl: where the last stats left off */
+	struct remap_folder *folder;
 
 	struct workqueue_struct *slow_wq;
 	struct bio_set bios;
@@ -282,6 +287,12 @@ static inline u64 iter_len(const struct bvec_iter *iter)
 	return iter->bi_size >> SECTOR_SHIFT;
 }
 
+/* How many remaps there are. */
+static inline u64 remap_active(struct remap_device *rd)
+{
+	return READ_ONCE(rd->table.count);
+}
+
 static inline struct block_device *remap_member(struct remap_target *rt,
 						unsigned int member)
 {
@@ -293,6 +304,7 @@ int remap_device_adopt(struct remap_target *rt);
 void remap_device_leave(struct remap_target *rt);
 int remap_device_compatible(struct remap_target *rt);
 bool remap_device_contested(struct remap_target *rt);
+bool remap_each_device(void (*fn)(struct remap_device *rd));
 void remap_collect(struct remap_device *rd);
 extern bool remap_freezing;
 extern struct notifier_block remap_pm;
@@ -368,7 +380,21 @@ void remap_record(struct remap_device *rd, enum remap_kind kind,
 		  u32 len, blk_status_t status);
 void remap_errors(struct remap_device *rd, u64 since, char *result,
 		  unsigned int maxlen);
-unsigned int remap_ring_recent(struct remap_ring *ring, u64 *last_ns);
+
+/* counts.c */
+void remap_sum_counts(struct remap_device *rd, struct remap_counts *c);
+void remap_sample(struct remap_device *rd);
+void remap_health_now(struct remap_device *rd, struct remap_report *r);
+
+/* periodic.c */
+void remap_periodic_start(void);
+void remap_periodic_stop(void);
+
+/* sysfs.c */
+int remap_sysfs_init(void);
+void remap_sysfs_exit(void);
+int remap_folder_add(struct remap_device *rd);
+void remap_folder_remove(struct remap_device *rd);
 
 /* change.c */
 void remap_fit(struct remap_device *rd);

@@ -7,23 +7,6 @@
 
 #define TEXT_SIZE 2048
 #define LINE_ROOM 128
-#define LOOKUPS 64
-
-static void sum_counts(struct remap_device *rd, struct remap_counts *c)
-{
-	int cpu;
-
-	memset(c, 0, sizeof(*c));
-	for_each_possible_cpu(cpu) {
-		const struct remap_percpu *p = per_cpu_ptr(rd->pcpu, cpu);
-
-		c->reads += p->reads;
-		c->writes += p->writes;
-		c->hits += p->hits;
-		c->misses += p->misses;
-	}
-	c->errors = atomic64_read(&rd->errors);
-}
 
 static unsigned int help_text(struct remap_target *rt, char *result,
 			      unsigned int maxlen)
@@ -38,8 +21,10 @@ static unsigned int help_text(struct remap_target *rt, char *result,
 	       "  add_remap         - add_remap <main_sector> <spare_sector> <length>\n"
 	       "  remove_remap      - remove_remap <main_sector>\n"
 	       "  clear_all         - Remove all remaps (WARNING: destructive)\n"
+	       "  clear_stats       - Let the statistics start at zero\n"
 	       "  errors            - errors <since>\n"
 	       "  fences            - Fences in force\n"
+	       "  watches           - Ranges whose writes are counted\n"
 	       "  dump              - dump <from_main_sector>\n");
 	if (rt->managed)
 		DMEMIT("  own               - own <instance> <token>\n"
@@ -51,6 +36,8 @@ static unsigned int help_text(struct remap_target *rt, char *result,
 		       "  fence             - fence <start> <len> <ms>\n"
 		       "  seal              - seal <id>\n"
 		       "  unfence           - unfence <id>\n"
+		       "  watch             - watch <start> <len> <ms>\n"
+		       "  unwatch           - unwatch <id>\n"
 		       "  retry             - retry <start> <len>\n"
 		       "  release           - release <start> <len>\n"
 		       "  ack_flush         - A failed flush has been seen\n");
@@ -78,17 +65,17 @@ static unsigned int status_text(struct remap_target *rt, char *result,
 	return sz;
 }
 
-/* Average over some lookups made now, so that I/O need not carry a clock. */
-static u64 lookup_us(struct remap_device *rd)
+/*
+ * In ns, of the lookups that were timed since the last stats; if none was, of
+ * all, and 0 before the first.
+ */
+static u64 lookup_ns(const struct remap_counts *now, const struct remap_counts *base)
 {
-	const struct remap_table *t = &rd->table;
-	u64 start = ktime_get_ns(), next, i;
-
-	rcu_read_lock();
-	for (i = 0; i < LOOKUPS; i++)
-		remap_table_find(t, i, 1, &next);
-	rcu_read_unlock();
-	return div_u64(ktime_get_ns() - start, LOOKUPS * NSEC_PER_USEC);
+	if (!now->timed)
+		return 0;
+	if (now->timed == base->timed)
+		return div64_u64(now->timed_ns, now->timed);
+	return div64_u64(now->timed_ns - base->timed_ns, now->timed - base->timed);
 }
 
 static unsigned int stats_text(struct remap_target *rt, char *result,
@@ -96,54 +83,42 @@ static unsigned int stats_text(struct remap_target *rt, char *result,
 {
 	const struct remap_counts *base = &rt->rd->base;
 	unsigned int sz = 0;
+	u32 ns;
+	u64 us;
 
-	sum_counts(rt->rd, now);
+	remap_sum_counts(rt->rd, now);
+	us = div_u64_rem(lookup_ns(now, base), NSEC_PER_USEC, &ns);
 	DMEMIT("I/O Statistics:\n"
 	       "  Read operations:     %llu\n"
 	       "  Write operations:    %llu\n"
 	       "  Remap hits:         %llu\n"
 	       "  Remap misses:       %llu\n"
 	       "  I/O errors:         %llu\n"
-	       "  Average lookup time: %llu μs\n",
+	       "  Average lookup time: %llu.%03u μs\n",
 	       now->reads - base->reads, now->writes - base->writes,
 	       now->hits - base->hits, now->misses - base->misses,
-	       now->errors - base->errors, lookup_us(rt->rd));
+	       now->errors - base->errors, us, ns);
 	return sz;
 }
 
-/*
- * 100, less 5 for each error of the last hour, less 10 if errors came in a row.
- * An hour without errors brings the whole score back.
- */
 static unsigned int health_text(struct remap_target *rt, char *result,
 				unsigned int maxlen)
 {
-	struct remap_device *rd = rt->rd;
-	unsigned int sz = 0, lost, streak, score, permille = 0;
-	unsigned int recent;
-	struct remap_counts c;
-	u64 last;
+	struct remap_report r;
+	unsigned int sz = 0;
 
-	recent = remap_ring_recent(&rd->ring, &last);
-	streak = READ_ONCE(rd->max_streak);
-	lost = 5 * recent + (recent && streak > 1 ? 10 : 0);
-	score = lost > 100 ? 0 : 100 - lost;
-	sum_counts(rd, &c);
-	if (c.reads + c.writes)
-		permille = min_t(u64, 1000, div64_u64(1000 * (u64)recent,
-						      c.reads + c.writes));
+	remap_health_now(rt->rd, &r);
 	DMEMIT("Health Status:\n"
 	       "  Health score: %u/100\n"
 	       "  Error rate (last min): %u.%u%%\n"
 	       "  Max consecutive errors: %u\n",
-	       score, permille / 10, permille % 10, streak);
-	if (last)
+	       r.score, r.permille / 10, r.permille % 10, r.max_streak);
+	if (r.erred)
 		DMEMIT("  Last error: %llu seconds ago\n",
-		       div_u64(ktime_get_ns() - last, NSEC_PER_SEC));
+		       div_u64(r.last_ns, NSEC_PER_SEC));
 	else
 		DMEMIT("  Last error: never\n");
-	DMEMIT("  Trend: %s\n", score < 70 ? "CRITICAL" :
-				score < 85 ? "WARNING" : "STABLE");
+	DMEMIT("  Trend: %s\n", r.trend);
 	return sz;
 }
 
@@ -159,7 +134,7 @@ static void log_lines(char *text)
 	}
 }
 
-/* help, status, stats, health. ctl held; -ENOMSG for anything else. */
+/* help, status, stats, health. ctl held. */
 int remap_reply_known(struct remap_target *rt, const char *what, char *result,
 		      unsigned int maxlen)
 {
@@ -168,9 +143,6 @@ int remap_reply_known(struct remap_target *rt, const char *what, char *result,
 	unsigned int len, sz = 0;
 	char *text;
 
-	if (!stats && strcmp(what, "help") && strcmp(what, "status") &&
-	    strcmp(what, "health"))
-		return -ENOMSG;
 	text = kmalloc(TEXT_SIZE, GFP_KERNEL);
 	if (!text)
 		return -ENOMEM;
@@ -198,7 +170,7 @@ int remap_reply_known(struct remap_target *rt, const char *what, char *result,
 /* ctl held */
 void remap_clear_stats(struct remap_device *rd)
 {
-	sum_counts(rd, &rd->base);
+	remap_sum_counts(rd, &rd->base);
 }
 
 /* A page of the live table, in order of main. ctl held. */
@@ -256,16 +228,13 @@ void remap_status_line(struct remap_target *rt, char *result,
 	static const char *const states[] = { "ACTIVE", "CLOSED", "EXPIRED" };
 	struct remap_device *rd = rt->rd;
 	unsigned int sz = 0;
-	u64 count, next;
+	u64 next;
 
-	rcu_read_lock();
-	count = READ_ONCE(rd->table.count);
-	rcu_read_unlock();
 	spin_lock_irq(&rd->ring.lock);
 	next = rd->ring.next;
 	spin_unlock_irq(&rd->ring.lock);
 	spin_lock_irq(&rd->lock);
-	DMEMIT("%llu %lld %s %u %016llx %llu %u %u", count,
+	DMEMIT("%llu %lld %s %u %016llx %llu %u %u", remap_active(rd),
 	       (long long)atomic64_read(&rd->errors), states[rd->state],
 	       REMAP_PROTOCOL, rd->instance, next, rd->held_pieces,
 	       rd->nr_fences);

@@ -45,31 +45,10 @@ void remap_record(struct remap_device *rd, enum remap_kind kind,
 	rec->ns = now;
 	if (kind == KIND_FAILED || kind == KIND_HELD) {
 		atomic64_inc(&rd->errors);
-		rd->streak++;
-		rd->max_streak = max(rd->max_streak, rd->streak);
+		remap_health_error(&rd->health, now);
 	}
 	spin_unlock_irqrestore(&ring->lock, flags);
 	remap_event(rd);
-}
-
-/* How many of the remembered errors are from the last hour? */
-unsigned int remap_ring_recent(struct remap_ring *ring, u64 *last_ns)
-{
-	u64 hour = 3600 * NSEC_PER_SEC, now = ktime_get_ns();
-	unsigned int i, n = 0;
-
-	*last_ns = 0;
-	spin_lock_irq(&ring->lock);
-	for (i = 0; i < REMAP_RING_SIZE; i++) {
-		const struct remap_record *rec = &ring->r[i];
-
-		if (!rec->seq || rec->kind > KIND_HELD)
-			continue;
-		*last_ns = max(*last_ns, rec->ns);
-		n += now - rec->ns < hour;
-	}
-	spin_unlock_irq(&ring->lock);
-	return n;
 }
 
 static const char *op_name(u32 opf)

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Where a range goes: the part of the target that every I/O passes. */
+#include <linux/ktime.h>
+
 #include "remap.h"
 
 /*
@@ -38,6 +40,25 @@ enum route remap_gate(struct remap_target *rt, u64 sector, u32 *len)
 }
 
 /*
+ * One lookup in REMAP_TIME_ONE_IN on each CPU is timed, chosen by what is counted
+ * anyway: the others get by without a clock.
+ */
+static u64 lookup_starts(struct remap_device *rd)
+{
+	u64 n = this_cpu_read(rd->pcpu->hits) + this_cpu_read(rd->pcpu->misses);
+
+	return unlikely(n % REMAP_TIME_ONE_IN == 0) ? ktime_get_ns() : 0;
+}
+
+static void lookup_ends(struct remap_device *rd, u64 start)
+{
+	if (likely(!start))
+		return;
+	this_cpu_add(rd->pcpu->timed_ns, ktime_get_ns() - start);
+	this_cpu_inc(rd->pcpu->timed);
+}
+
+/*
  * On ROUTE_GO the range is counted in an epoch until remap_route_done().
  *
  * Order matters twice. The counter goes up before the gate is looked at, all
@@ -52,7 +73,7 @@ enum route remap_route(struct remap_target *rt, u64 sector, u32 len,
 	struct remap_device *rd = rt->rd;
 	const struct remap_entry *e;
 	bool watched = false;
-	u64 next;
+	u64 next, start;
 
 	rcu_read_lock();
 	r->epoch = smp_load_acquire(&rd->epoch);
@@ -70,7 +91,9 @@ enum route remap_route(struct remap_target *rt, u64 sector, u32 len,
 		watched = write;
 	}
 
+	start = lookup_starts(rd);
 	e = remap_table_find(&rd->table, sector, len, &next);
+	lookup_ends(rd, start);
 	if (e) {
 		r->member = e->index + 1;
 		r->sector = e->spare + (sector - e->main);

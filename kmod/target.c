@@ -151,8 +151,8 @@ static void direct_done(struct remap_io *io)
 {
 	struct remap_device *rd = io->rt->rd;
 
-	if (unlikely(READ_ONCE(rd->streak)))
-		WRITE_ONCE(rd->streak, 0);
+	if (unlikely(READ_ONCE(rd->health.streak)))
+		WRITE_ONCE(rd->health.streak, 0);
 	remap_route_done(rd, io->epoch);
 }
 
@@ -323,16 +323,22 @@ static int __init remap_init(void)
 
 	remap_ctl_wq = alloc_workqueue("dm_remap_ctl", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
 	remap_drain_wq = alloc_workqueue("dm_remap_drain", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
-	if (remap_ctl_wq && remap_drain_wq)
-		r = remap_entries_init();
+	if (!remap_ctl_wq || !remap_drain_wq)
+		goto queues;
+	r = remap_entries_init();
 	if (r)
 		goto queues;
-	r = dm_register_target(&remap_target_type);
+	r = remap_sysfs_init();
 	if (r)
 		goto entries;
+	r = dm_register_target(&remap_target_type);
+	if (r)
+		goto sysfs;
 	register_pm_notifier(&remap_pm);
 	return 0;
 
+sysfs:
+	remap_sysfs_exit();
 entries:
 	remap_entries_exit();
 queues:
@@ -344,6 +350,8 @@ static void __exit remap_exit(void)
 {
 	unregister_pm_notifier(&remap_pm);
 	dm_unregister_target(&remap_target_type);
+	remap_periodic_stop();
+	remap_sysfs_exit();
 	free_queues();
 	remap_entries_exit();
 }

@@ -8,6 +8,8 @@ LEN=65536
 R=/dev/mapper/r
 MAIN=/dev/ram0
 SPARE=/dev/ram1
+SYS=/sys/kernel/dm_remap
+MODULE=$RG_TESTS/out/uml-kmod/dm_remap_v4_real.ko
 KEY=000102030405060708090a0b0c0d0e0f
 TOKEN=00000000000000a1
 
@@ -53,6 +55,16 @@ until_true() {
 
 field() { dmsetup status r | cut -d' ' -f"$1"; }
 msg() { dmsetup message r 0 "$*"; }
+folder() { echo "$SYS/dm-$(dmsetup info -c --noheadings -o minor "${1:-r}")"; }
+# logged <text>: at the end of the kernel's log
+logged() { dmesg | tail -3 | grep -qF -- "$1" || die "not logged: $1, but: $(dmesg | tail -3)"; }
+# has <text> <command...>: in its output
+has() {
+	text=$1
+	shift
+	got=$("$@" 2>&1) || true
+	case $got in *"$text"*) ;; *) die "$*: got '$got', want '$text'" ;; esac
+}
 own() {
 	INSTANCE=$(field 8)
 	msg own "$INSTANCE" "$TOKEN"
@@ -92,9 +104,10 @@ cleanup() {
 	for d in 0 1; do
 		losetup -d /dev/loop$d 2>/dev/null || true
 	done
-	for d in x m s; do
-		dmsetup remove --retry $d 2>/dev/null || true
+	for d in x m s $(dmsetup ls | grep -o '^many[0-9]*'); do
+		dmsetup remove --retry "$d" 2>/dev/null || true
 	done
+	[ -e /sys/module/dm_remap_v4_real ] || insmod "$MODULE"
 }
 
 case_create_and_table() {
@@ -120,6 +133,41 @@ case_bad_tables() {
 		die "small spare accepted"
 	fi
 	dmsetup create r --table "0 $LEN dm-remap-v4 $MAIN /dev/mapper/x 1 small_spare"
+}
+
+# A table that is refused, with a line in the log that names the word.
+bad_table() {
+	if dmsetup create r --table "0 $LEN dm-remap-v4 $2" 2>/dev/null; then die "accepted: $2"; fi
+	dmesg | tail -4 | grep -qF "remap-v4: $1" || die "$2: not logged: $1, but: $(dmesg | tail -4)"
+}
+
+case_bad_table_words_are_logged() {
+	bad_table "Device not found: '/dev/nothing'" "/dev/nothing /dev/ram1"
+	bad_table "Device not found: '/dev/nospare'" "/dev/ram0 /dev/nospare"
+	bad_table "Invalid argument count: 'x'" "/dev/ram0 /dev/ram1 x"
+	bad_table "Invalid argument count: '3'" "/dev/ram0 /dev/ram1 3 managed small_spare"
+	bad_table "Invalid argument count: '18446744073709551617'" "/dev/ram0 /dev/ram1 18446744073709551617 managed"
+	bad_table "Unknown option: 'bogus'" "/dev/ram0 /dev/ram1 1 bogus"
+	bad_table "Unknown option: 'xxxxxxxx" "/dev/ram0 /dev/ram1 1 $(printf 'x%.0s' $(seq 900))"
+	bad_table "Option without its value: 'hold'" "/dev/ram0 /dev/ram1 2 managed hold"
+	bad_table "Option without its value: 'reserve'" "/dev/ram0 /dev/ram1 3 managed reserve 1"
+	bad_table "Option without its value: 'spare'" "/dev/ram0 /dev/ram1 1 spare"
+	bad_table "Invalid option value: '15001'" "/dev/ram0 /dev/ram1 3 managed hold 15001"
+	bad_table "Invalid option value: '0'" "/dev/ram0 /dev/ram1 3 managed closed 0"
+	bad_table "Invalid option value: '600001'" "/dev/ram0 /dev/ram1 3 managed closed 600001"
+	bad_table "Invalid option value: '8x'" "/dev/ram0 /dev/ram1 3 reserve 1 8x"
+	bad_table "Invalid option value: '18446744073709551616'" "/dev/ram0 /dev/ram1 3 reserve 18446744073709551616 8"
+	bad_table "Device not found: '/dev/nospare'" "/dev/ram0 /dev/ram1 2 spare /dev/nospare"
+	bad_table "Spare given twice: '/dev/ram1'" "/dev/ram0 /dev/ram1 2 spare /dev/ram1"
+	bad_table "Option given twice: 'managed'" "/dev/ram0 /dev/ram1 2 managed managed"
+	bad_table "Option given twice: 'hold'" "/dev/ram0 /dev/ram1 5 managed hold 1 hold 2"
+	bad_table "Option needs managed: 'closed'" "/dev/ram0 /dev/ram1 2 closed 100"
+	bad_table "Option needs managed: 'hold'" "/dev/ram0 /dev/ram1 2 hold 100"
+	dmsetup create x --table "0 800 linear /dev/ram1 0"
+	bad_table "No space left: spare is below 5% of main: '$(dmsetup info -c --noheadings -o major,minor --separator : x)'" \
+		"$MAIN /dev/mapper/x"
+	bad_table "Main device is smaller than the target: '$(dmsetup info -c --noheadings -o major,minor --separator : x)'" \
+		"/dev/mapper/x /dev/ram1"
 }
 
 case_ranges() {
@@ -200,6 +248,253 @@ case_refusals() {
 	want "dm-remap v4.0 real: Removed remap: 1000 (was mapping to 7000)" msg remove_remap 1000
 	want "dm-remap v4.0 real: Cleared all remaps (1 entries removed)" msg clear_all
 	want 0 field 4
+}
+
+case_refusals_are_logged() {
+	plain
+	msg add_remap 1000 5000 100 >/dev/null
+	# <code> <errno> <reason> <word> <message>
+	while IFS='|' read -r numbers reason word text; do
+		if dmsetup message r 0 "$text" 2>/dev/null; then die "accepted: $text"; fi
+		logged "dm-remap v4.0 real: ${text%% *} failed: $reason${word:+: '$word'} ($numbers)"
+	done <<-E
+		code -1, errno -22|Unknown command||frobnicate
+		code -1, errno -22|Unknown command||STATUS
+		code -2, errno -22|Invalid argument|x|add_remap x 0 1
+		code -2, errno -22|Invalid argument|0x5|add_remap 5 0x5 1
+		code -2, errno -22|Invalid argument|-1|add_remap 5 5 -1
+		code -2, errno -22|Invalid argument|zero|add_remap 5 5 1 zero
+		code -2, errno -22|Invalid argument|fence=1|add_remap 5 5 1 fence=1
+		code -2, errno -22|Invalid argument count||add_remap 5 5
+		code -2, errno -22|Invalid argument count|9|add_remap 5 5 1 0 9
+		code -2, errno -34|Invalid sector range|$LEN|add_remap $LEN 0 1
+		code -2, errno -34|Invalid sector range|18446744073709551616|add_remap 18446744073709551616 0 1
+		code -2, errno -34|Invalid sector range|18446744073709551616|add_remap 0 18446744073709551616 1
+		code -2, errno -34|Invalid sector range|4294967296|add_remap 0 0 4294967296
+		code -2, errno -34|Invalid sector range|0|add_remap 5 6 0
+		code -2, errno -34|Invalid sector range|3|add_remap $((LEN - 2)) 0 3
+		code -2, errno -34|Invalid sector range|$LEN|add_remap 0 $LEN 1
+		code -2, errno -34|Invalid sector range|4|add_remap 0 $((LEN - 3)) 4
+		code -2, errno -19|Invalid sector range|7|add_remap 0 0 1 7
+		code -2, errno -17|Overlaps an existing remap||add_remap 1050 9000 1
+		code -2, errno -17|Overlaps an existing remap||add_remap 2000 5099 1
+		code -2, errno -2|Remap not found||remove_remap 1001
+		code -2, errno -34|Invalid sector|$LEN|remove_remap $LEN
+		code -2, errno -22|Invalid argument|1.5|remove_remap 1.5
+		code -2, errno -22|Invalid argument count||remove_remap
+		code -2, errno -22|Invalid argument count|2|remove_remap 1 2
+		code -2, errno -22|Invalid argument count|now|clear_all now
+		code -2, errno -22|Invalid argument count|now|stats now
+		code -2, errno -22|Invalid argument count|all|clear_stats all
+		code -2, errno -22|Invalid argument count||errors
+		code -2, errno -22|Invalid argument|one|errors one
+		code -2, errno -34|Invalid argument|99999999999999999999|dump 99999999999999999999
+		code -5, errno -95|Operation not supported||fence 0 8 1000
+		code -5, errno -95|Operation not supported||own 0 0
+		code -5, errno -95|Operation not supported||as 0 0 status
+	E
+	# Whatever a word is made of, it is one line, and not a long one.
+	dmsetup message r 0 "add_remap $(printf 'x%.0s' $(seq 1000)) 1 1" 2>/dev/null && die accepted
+	logged "failed: Invalid argument: '$(printf 'x%.0s' $(seq 64))' (code"
+	dmsetup message r 0 "$(printf 'a\033[2Jb\1c') 1" 2>/dev/null && die accepted
+	logged 'real: a\e[2Jb\001c failed: Unknown command'
+	want 1 field 4
+}
+
+case_managed_refusals_are_not_logged() {
+	managed hold 100
+	n=$(dmesg | wc -l)
+	for m in frobnicate "add_remap 1 1 1" "lease x" "fence 0 0 0" "remove_remap 99999999" "own x y" status; do
+		as "$m" 2>/dev/null && die "accepted: $m"
+		if [ "$m" != status ]; then dmsetup message r 0 "$m" 2>/dev/null && die "accepted: $m"; fi
+	done
+	# Those of the core say no more than that there was one.
+	[ "$(dmesg | tail -n +$((n + 1)) | grep -c "dm-remap v4.0")" = 0 ] || die "logged: $(dmesg | tail -3)"
+}
+
+case_lookup_time() {
+	plain
+	has "Average lookup time: 0.000 μs" msg stats
+	# The first lookup of each CPU is timed.
+	want ok $io write $R 0 8 1
+	msg stats >/run/stats
+	grep -Eq 'Average lookup time: [0-9]+\.[0-9]{3} μs' /run/stats || die "$(cat /run/stats)"
+	if grep -q 'time: 0\.000' /run/stats; then die "took no time"; fi
+	time=$(grep Average /run/stats)
+	# None since then: the average of all still holds.
+	want ok $io write $R 0 8 1
+	has "$time" msg stats
+	msg clear_stats >/dev/null
+	has "$time" msg stats
+}
+
+case_health() {
+	bad_main
+	dmsetup create r --table "0 $LEN dm-remap-v4 $M $SPARE"
+	has "Last error: never" msg health
+	want EIO $io read $R 8000 8
+	has "Health score: 95/100
+  Error rate (last min): 100.0%
+  Max consecutive errors: 1
+  Last error: 0 seconds ago
+  Trend: STABLE" msg health
+	for i in 1 2 3; do
+		want ok $io read $R 0 8
+	done
+	has "Error rate (last min): 25.0%" msg health
+	# In a row.
+	want EIO $io read $R 8000 8
+	has "Health score: 90/100" msg health
+	want EIO $io write $R 8000 8 1
+	has "Health score: 75/100
+  Error rate (last min): 50.0%
+  Max consecutive errors: 2" msg health
+	has "Trend: WARNING" msg health
+	want ok $io read $R 0 8
+	want EIO $io read $R 8000 8
+	want EIO $io read $R 8000 8
+	has "Health score: 65/100" msg health
+	has "Max consecutive errors: 2" msg health
+	has "Trend: CRITICAL" msg health
+	sleep 2
+	msg health | grep -Eq "Last error: ([2-9]|[1-9][0-9]) seconds ago" || die "$(msg health)"
+	# Statistics have nothing to do with it.
+	msg clear_stats >/dev/null
+	has "Health score: 65/100" msg health
+}
+
+case_sysfs() {
+	bad_main
+	for f in total_remaps active_remaps hash_resizes io_read_total io_write_total io_errors; do
+		cat $SYS/$f >/run/$f
+	done
+	want 100 cat $SYS/health_score
+	want 0 cat $SYS/active_remaps
+	dmsetup create r --table "0 $LEN dm-remap-v4 $M $SPARE"
+	dmsetup create x --table "0 4096 dm-remap-v4 /dev/ram2 /dev/ram3"
+	r=$(folder r) x=$(folder x)
+	msg add_remap 100 200 8 >/dev/null
+	dmsetup message x 0 "add_remap 0 8 1" >/dev/null
+	dmsetup message x 0 "add_remap 1 9 1" >/dev/null
+	want ok $io write $R 0 8 1
+	want ok $io read $R 0 8
+	want ok $io write /dev/mapper/x 0 8 1
+	want EIO $io read $R 8000 8
+	want EIO $io read $R 8000 8
+	want "1 2 3" echo "$(cat "$r/active_remaps") $(cat "$x/active_remaps") $(cat $SYS/active_remaps)"
+	want "80 100 80" echo "$(cat "$r/health_score") $(cat "$x/health_score") $(cat $SYS/health_score)"
+	want "2 0 $(($(cat /run/io_errors) + 2))" echo "$(cat "$r/io_errors") $(cat "$x/io_errors") $(cat $SYS/io_errors)"
+	want 1 cat "$r/io_write_total"
+	want 3 cat "$r/io_read_total"
+	want 0 cat "$x/io_read_total"
+	writes=$(cat $SYS/io_write_total)
+	[ "$writes" -eq $(($(cat /run/io_write_total) + 1 + $(cat "$x/io_write_total"))) ] || die "$writes writes"
+	# No message resets them.
+	msg stats >/dev/null
+	msg clear_stats >/dev/null
+	want 3 cat "$r/io_read_total"
+	# What a device counted stays when it goes; what it has does not.
+	exec 3<"$r/io_errors" 4<"$r/all_stats"
+	dmsetup remove r
+	[ ! -e "$r" ] || die "$r is still there"
+	has "No such device" cat <&3
+	has "No such device" cat <&4
+	exec 3<&- 4<&-
+	want "$writes" cat $SYS/io_write_total
+	want $(($(cat /run/io_errors) + 2)) cat $SYS/io_errors
+	want "2 100" echo "$(cat $SYS/active_remaps) $(cat $SYS/health_score)"
+	# A table of another kind ends the device's folder, and one of ours makes a new one.
+	dmsetup load x --table "0 4096 zero"
+	dmsetup resume x
+	[ ! -e "$x" ] || die "$x is still there"
+	dmsetup load x --table "0 4096 dm-remap-v4 /dev/ram2 /dev/ram3"
+	want 0 cat "$x/active_remaps"
+	dmsetup clear x
+	[ ! -e "$x" ] || die "$x is still there"
+	for f in "$SYS"/*; do
+		if echo 1 2>/dev/null >"$f"; then die "$f was written"; fi
+	done
+}
+
+samples() { awk -f "$RG_TESTS/prometheus.awk" "$1"; }
+
+case_all_stats() {
+	want 0 samples $SYS/all_stats
+	plain
+	want 7 samples $SYS/all_stats
+	want 7 samples "$(folder)/all_stats"
+	msg add_remap 100 200 8 >/dev/null
+	dm=$(basename "$(folder)")
+	grep -Eq "^dm_remap_active_remaps\\{device=\"$dm\"\\} +1\$" $SYS/all_stats || die "$(cat $SYS/all_stats)"
+	for name in remaps_total hash_resizes_total io_read_total io_write_total io_errors_total health_score; do
+		grep -q "^dm_remap_$name{device=\"$dm\"}" $SYS/all_stats || die "no $name"
+	done
+	# More than a page, in reads of all sizes.
+	for i in $(seq 14); do
+		dmsetup create "many$i" --table "0 2048 dm-remap-v4 /dev/ram2 /dev/ram3"
+	done
+	for size in 1 1000 4096 100000; do
+		dd if=$SYS/all_stats of=/run/all bs=$size 2>/dev/null
+		want $((7 * 15)) samples /run/all
+		[ "$(wc -c </run/all)" -gt 5000 ] || die "only $(wc -c </run/all) bytes"
+		[ "$(tail -c 1 /run/all | od -An -c | tr -d ' ')" = '\n' ] || die "no last line end"
+	done
+	want 7 samples "$(folder)/all_stats"
+	for i in $(seq 14); do
+		dmsetup remove "many$i"
+	done
+}
+
+case_sysfs_readers() {
+	# Devices and the module come and go under readers.
+	for n in 1 2; do
+		while [ ! -e /run/enough ]; do
+			cat $SYS/* $SYS/*/* >/dev/null 2>&1 || true
+		done &
+	done
+	for i in $(seq 15); do
+		plain
+		dmsetup create x --table "0 4096 dm-remap-v4 /dev/ram2 /dev/ram3"
+		$io write $R 0 8 1 >/dev/null
+		dmsetup remove r
+		dmsetup remove x
+	done
+	exec 3<$SYS/all_stats 4<$SYS/health_score
+	rmmod dm_remap_v4_real
+	has "No such device" cat <&3
+	has "No such device" cat <&4
+	exec 3<&- 4<&-
+	insmod "$MODULE"
+	plain
+	touch /run/enough
+	wait
+	rm /run/enough
+	want 7 samples $SYS/all_stats
+}
+
+case_module_parameters() {
+	P=/sys/module/dm_remap_v4_real/parameters
+	want 60 cat $P/gc_interval
+	want N cat $P/debug
+	rmmod dm_remap_v4_real
+	for bad in 0 86401 -1 x 1x 99999999999 ''; do
+		if insmod "$MODULE" gc_interval="$bad" 2>/dev/null; then die "loaded with gc_interval=$bad"; fi
+		logged "invalid for parameter \`gc_interval'"
+	done
+	insmod "$MODULE" gc_interval=1 debug=1
+	want 1 cat $P/gc_interval
+	want Y cat $P/debug
+	plain
+	for bad in 0 86401 -1 x; do
+		if echo "$bad" 2>/dev/null >$P/gc_interval; then die "took $bad"; fi
+	done
+	want 1 cat $P/gc_interval
+	sleep 2.5
+	for good in 86400 2 60; do
+		echo $good >$P/gc_interval
+		want $good cat $P/gc_interval
+	done
+	echo 0 >$P/debug
 }
 
 case_replies() {

@@ -11,6 +11,7 @@
 #include <linux/slab.h>
 
 #include "args.h"
+#include "health.h"
 #include "mark.h"
 #include "table.h"
 
@@ -222,6 +223,94 @@ static void test_marks(void)
 	CHECK(!remap_is_mark(b, 4096, 8, key));
 	CHECK(!remap_is_mark(b, 256, 8, key));
 	free(b);
+}
+
+/* ---- health ---- */
+
+#define SECOND 1000000000ULL
+#define HOUR (3600 * SECOND)
+
+static struct remap_report report(const struct remap_health *h, u64 now, u64 ios)
+{
+	struct remap_report r;
+
+	remap_health_report(h, now, ios, &r);
+	return r;
+}
+
+static void test_score(void)
+{
+	struct remap_health h = { 0 };
+	struct remap_report r = report(&h, 0, 0);
+	u64 t = 5 * HOUR;
+
+	CHECK(r.score == 100 && !r.erred && !r.max_streak && !strcmp(r.trend, "STABLE"));
+	/* A success between any two: five each, and no more. */
+	for (unsigned int i = 1; i <= 3; i++) {
+		remap_health_error(&h, t + i * SECOND);
+		h.streak = 0;
+		CHECK(report(&h, t + i * SECOND, 0).score == 100 - 5 * i);
+	}
+	r = report(&h, t + 48 * SECOND, 0);
+	CHECK(r.score == 85 && !strcmp(r.trend, "STABLE"));
+	CHECK(r.erred && r.last_ns == 45 * SECOND && r.max_streak == 1);
+	/* Two in a row: ten more, once. */
+	remap_health_error(&h, t + 10 * SECOND);
+	CHECK(!strcmp(report(&h, t + 10 * SECOND, 0).trend, "WARNING"));
+	remap_health_error(&h, t + 20 * SECOND);
+	r = report(&h, t + 20 * SECOND, 0);
+	CHECK(r.score == 65 && r.max_streak == 2 && !strcmp(r.trend, "CRITICAL"));
+	remap_health_error(&h, t + 20 * SECOND);
+	CHECK(report(&h, t + 20 * SECOND, 0).score == 60);
+	/* Each leaves after its hour, the row with its last error. */
+	CHECK(report(&h, t + HOUR, 0).score == 60);
+	CHECK(report(&h, t + HOUR + 3 * SECOND, 0).score == 75);
+	CHECK(report(&h, t + HOUR + 20 * SECOND - 1, 0).score == 80);
+	r = report(&h, t + HOUR + 20 * SECOND, 0);
+	CHECK(r.score == 100 && r.max_streak == 3 && r.last_ns == HOUR);
+}
+
+static void test_score_ends_at_zero(void)
+{
+	struct remap_health h = { 0 };
+
+	for (unsigned int i = 1; i <= 1000; i++) {
+		remap_health_error(&h, i);
+		h.streak = 0;
+		CHECK(report(&h, 1000, 0).score == (i < 20 ? 100 - 5 * i : 0));
+	}
+	CHECK(h.errors == 1000 && h.max_streak == 1);
+	CHECK(report(&h, 1000 + HOUR, 0).score == 100);
+}
+
+static void test_error_rate(void)
+{
+	struct remap_health h = { 0 };
+	u64 ios = 0;
+
+	remap_health_sample(&h, 0, 0);
+	CHECK(!report(&h, 1, 0).permille);
+	CHECK(!report(&h, 1, 1000).permille);
+	remap_health_error(&h, 1);
+	CHECK(report(&h, 1, 1000).permille == 1);
+	CHECK(report(&h, 1, 2).permille == 500);
+	/* Never above 100 %, although a write may fail in pieces. */
+	CHECK(report(&h, 1, 1).permille == 1000);
+	CHECK(report(&h, 1, 0).permille == 1000);
+	/* 100 I/O a second; 100 errors in the first second, 60 behind 130 s. */
+	for (int i = 1; i < 100; i++)
+		remap_health_error(&h, 1);
+	for (u64 s = 10; s <= 130; s += 10) {
+		ios = s * 100;
+		CHECK(report(&h, s * SECOND - 1, ios).permille == (s <= 70 ? 1000 / s : 0));
+		remap_health_sample(&h, s * SECOND, ios);
+	}
+	for (int i = 0; i < 60; i++)
+		remap_health_error(&h, 131 * SECOND);
+	/* Over the 7000 since 70 s, which is the newest sample of a minute ago. */
+	CHECK(report(&h, 139 * SECOND, ios + 1000).permille == 60000 / 7000);
+	/* The sampler slept: the last sample it took is what there is. */
+	CHECK(report(&h, 10000 * SECOND, ios + 2000).permille == 30);
 }
 
 /* ---- the table ---- */
@@ -637,6 +726,9 @@ int main(void)
 	run("SipHash-2-4 vectors", test_siphash_vectors);
 	run("CRC32C vectors", test_crc32c_vectors);
 	run("marks: every bit counts", test_marks);
+	run("score: errors of an hour, and those in a row", test_score);
+	run("score ends at zero", test_score_ends_at_zero);
+	run("error rate of the last minute", test_error_rate);
 	run("entries are checked without overflow", test_entry_check);
 	if (remap_entries_init())
 		return 1;
