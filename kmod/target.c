@@ -35,6 +35,7 @@ static const struct kernel_param_ops initial_buckets_ops = {
 	.get = param_get_uint,
 };
 module_param_cb(initial_hash_size, &initial_buckets_ops, &remap_initial_buckets, 0644);
+__MODULE_PARM_TYPE(initial_hash_size, "int");
 MODULE_PARM_DESC(initial_hash_size,
 		 "Buckets of a new device's hash table (a power of 2, at least 64)");
 
