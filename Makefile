@@ -3,6 +3,7 @@
 # make shell     the demo's guest, with a prompt
 # make build     daemon and kernel module for this machine
 # make install   put what was built in place (as root; DESTDIR and PREFIX are honoured)
+# make bench     what an I/O costs, in instructions, beside dm-linear
 # make clean
 
 PREFIX  ?= /usr
@@ -22,7 +23,7 @@ guest    = $(shell $(rig)/make-guest.sh where)
 
 export RIG_PAYLOAD := $(stage)
 
-.PHONY: demo test shell build daemon module install stage setup toolchain clean
+.PHONY: demo test shell bench build daemon module install stage setup toolchain clean
 .DEFAULT_GOAL := build
 
 demo: stage
@@ -33,6 +34,9 @@ shell: stage
 
 test:
 	$(CURDIR)/tests/run
+
+bench: stage
+	tests/bench/run
 
 build: daemon module
 
