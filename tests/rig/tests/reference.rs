@@ -66,7 +66,8 @@ impl Reader {
 #[test]
 fn the_reference_works_as_printed() -> Result<()> {
     let payload = env::var_os("RIG_PAYLOAD").context("RIG_PAYLOAD is not set: run “make test”")?;
-    let bad = Disk::new("main", Bus::Scsi, 64).fault(Fault::unreadable(800..808));
+    // Far from both ends, where udev reads.
+    let bad = Disk::new("main", Bus::Scsi, 64).fault(Fault::unreadable(65_536..65_544));
     let vm = Vm::new().disk(bad).disk(Disk::new("spare", Bus::Scsi, 8)).payload(Path::new(&payload)).boot()?;
     let mut reader = Reader { vm, wrong: Vec::new() };
     reader.vm.install()?;
@@ -183,7 +184,7 @@ fn monitoring(reader: &mut Reader) -> Result<()> {
 fn failing_reads(reader: &mut Reader, count: u32, good: u32) -> Result<()> {
     let read = "dd if=/dev/mapper/my-remap of=/dev/null bs=4096 count=1 iflag=direct status=none";
     let script = format!(
-        "for i in $(seq {count}); do ! {read} skip=100 || exit 1; for j in $(seq {good}); do {read} || exit 1; done; done"
+        "for i in $(seq {count}); do ! {read} skip=8192 || exit 1; for j in $(seq {good}); do {read} || exit 1; done; done"
     );
     reader.vm.ok(&script)?;
     Ok(())
