@@ -20,9 +20,9 @@
 #define MAX_OPTION_WORDS 40
 
 /* Device-mapper logs the reason; the word that it is about, here. May be anything. */
-static int refused(struct remap_target *rt, const char *why, const char *word, int r)
+static int refused(struct remap_target *rt, char *why, const char *word, int r)
 {
-	rt->ti->error = (char *)why;
+	rt->ti->error = why;
 	DMERR("%s: '%*pE'", why, (int)strnlen(word, 64), word);
 	return r;
 }

@@ -2,8 +2,8 @@
 /*
  * Messages. The result buffer may be the memory that the words of the message
  * are in, so every handler is done with its words before it writes a reply; and
- * a caller whose buffer is too small sends the message again, so a handler that
- * changes something makes sure of the room first.
+ * a caller whose buffer is too small sends the message again, so nothing changes
+ * before there is room for the reply.
  */
 #include <linux/sched/mm.h>
 #include <linux/slab.h>

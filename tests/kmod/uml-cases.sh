@@ -452,7 +452,7 @@ case_sysfs_readers() {
 			cat $SYS/* $SYS/*/* >/dev/null 2>&1 || true
 		done &
 	done
-	for i in $(seq 15); do
+	for i in $(seq 8); do
 		plain
 		dmsetup create x --table "0 4096 dm-remap-v4 /dev/ram2 /dev/ram3"
 		$io write $R 0 8 1 >/dev/null

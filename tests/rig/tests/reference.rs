@@ -66,7 +66,8 @@ impl Reader {
 #[test]
 fn the_reference_works_as_printed() -> Result<()> {
     let payload = env::var_os("RIG_PAYLOAD").context("RIG_PAYLOAD is not set: run “make test”")?;
-    let bad = Disk::new("main", Bus::Scsi, 64).fault(Fault::unreadable(800..808));
+    // Far from both ends, where udev reads.
+    let bad = Disk::new("main", Bus::Scsi, 64).fault(Fault::unreadable(65_536..65_544));
     let vm = Vm::new().disk(bad).disk(Disk::new("spare", Bus::Scsi, 8)).payload(Path::new(&payload)).boot()?;
     let mut reader = Reader { vm, wrong: Vec::new() };
     reader.vm.install()?;
@@ -98,11 +99,19 @@ fn remaps(reader: &mut Reader) -> Result<()> {
     let output = reader.run("### Example 2: Add Remaps & Monitor")?;
     reader.check(output.success(), format!("example 2: {output}"));
     let prefix = "dm-remap v4.0 real: ";
-    let words = ["Device status:", "Added remap: 100 → 50 (length: 50)", "Added remap: 1000 → 500 (length: 50)", "I/O Statistics:"];
+    let words =
+        ["Device status:", "Added remap: 100 → 50 (length: 50)", "Added remap: 1000 → 500 (length: 50)", "I/O Statistics:"];
     reader.says(&output.stdout, &words.map(|word| format!("{prefix}{word}")).each_ref().map(String::as_str));
     reader.says(&output.stdout, &["  Average lookup time: ", " μs", "Health score: 100/100", "  Trend: STABLE"]);
     let log = reader.vm.ok("dmesg")?;
-    reader.says(&log, &["Added remap: 1000 → 500 (length: 50)", "dm-remap v4.0 real: Health Status:", "  Main device: /dev/loop0 (sectors: 1024000)"]);
+    reader.says(
+        &log,
+        &[
+            "Added remap: 1000 → 500 (length: 50)",
+            "dm-remap v4.0 real: Health Status:",
+            "  Main device: /dev/loop0 (sectors: 1024000)",
+        ],
+    );
     let status = reader.vm.ok("dmsetup status test-remap")?;
     reader.check(status.starts_with("0 1024000 dm-remap-v4 10 0 ACTIVE"), status);
     Ok(())
@@ -116,7 +125,10 @@ fn resizes(reader: &mut Reader) -> Result<()> {
     reader.says(observed, &lines);
     reader.says(&output.stdout, &["... 150 remaps added"]);
     let status = reader.vm.ok("dmsetup status test-remap; dmsetup message test-remap 0 status")?;
-    reader.says(&status, &["dm-remap-v4 200 0 ACTIVE", "Remaps active: 200", "Hash table size: 256", "Load factor: 0.", "Resize count: 2"]);
+    reader.says(
+        &status,
+        &["dm-remap-v4 200 0 ACTIVE", "Remaps active: 200", "Hash table size: 256", "Load factor: 0.", "Resize count: 2"],
+    );
     let slabs = reader.vm.ok("cat /proc/slabinfo")?;
     reader.check(slabs.contains("\nremap_entry "), "no remap_entry in /proc/slabinfo");
     Ok(())
@@ -138,7 +150,8 @@ fn my_remap(reader: &mut Reader) -> Result<()> {
     let (main, spare) = (reader.vm.path("main"), reader.vm.path("spare"));
     let create = format!("echo \"0 $(blockdev --getsz {main}) dm-remap-v4 {main} {spare}\" | dmsetup create my-remap");
     reader.vm.ok(&create)?;
-    let again = reader.vm.run("dmsetup message my-remap 0 'add_remap 1000 5000 100' && dmsetup message my-remap 0 'frobnicate'")?;
+    let again =
+        reader.vm.run("dmsetup message my-remap 0 'add_remap 1000 5000 100' && dmsetup message my-remap 0 'frobnicate'")?;
     reader.check(again.status == 1, format!("an unknown command: {again}"));
     let log = reader.vm.ok("dmesg | tail -5")?;
     reader.says(&log, &["Added remap: 1000 → 5000 (length: 100)", "frobnicate failed: Unknown command (code -1, errno -22)"]);
@@ -154,7 +167,14 @@ fn monitoring(reader: &mut Reader) -> Result<()> {
     reader.check(output.status == 124, format!("the monitoring script ended: {}", output.status));
     reader.says(
         &output.stdout,
-        &["Main device: /dev/", "Remaps active: 1", "Remap misses: ", "Average lookup time: ", "Health score: 100/100", "Trend: STABLE"],
+        &[
+            "Main device: /dev/",
+            "Remaps active: 1",
+            "Remap misses: ",
+            "Average lookup time: ",
+            "Health score: 100/100",
+            "Trend: STABLE",
+        ],
     );
     reader.check(output.stdout.matches("Refreshing in 5 seconds").count() >= 2, "the monitoring script ran only once");
     Ok(())
@@ -163,7 +183,9 @@ fn monitoring(reader: &mut Reader) -> Result<()> {
 /// Reads that fail, each followed by `good` that succeed.
 fn failing_reads(reader: &mut Reader, count: u32, good: u32) -> Result<()> {
     let read = "dd if=/dev/mapper/my-remap of=/dev/null bs=4096 count=1 iflag=direct status=none";
-    let script = format!("for i in $(seq {count}); do ! {read} skip=100 || exit 1; for j in $(seq {good}); do {read} || exit 1; done; done");
+    let script = format!(
+        "for i in $(seq {count}); do ! {read} skip=8192 || exit 1; for j in $(seq {good}); do {read} || exit 1; done; done"
+    );
     reader.vm.ok(&script)?;
     Ok(())
 }
