@@ -7,6 +7,7 @@ io=$RG_TESTS/out/iotool
 LEN=65536
 R=/dev/mapper/r
 MAIN=/dev/ram0
+NULLB=/sys/kernel/config/nullb
 SPARE=/dev/ram1
 KEY=000102030405060708090a0b0c0d0e0f
 TOKEN=00000000000000a1
@@ -69,6 +70,16 @@ bad_main() {
 	M=/dev/mapper/m
 }
 
+# null_disk <n> <attribute>=<value>...: /dev/nullb<n>, 32 MiB, which can be slow and fail
+null_disk() {
+	mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
+	d=$NULLB/nullb$1
+	mkdir "$d"
+	for a in index="$1" size=32 memory_backed=1 queue_mode=2 "$2" "${3:-power=1}" "${4:-power=1}" power=1; do
+		[ "$a" = power=1 ] && [ "$(cat "$d/power")" = 1 ] || echo "${a#*=}" >"$d/${a%%=*}"
+	done
+}
+
 # fenced <start> <len> <ms>: a sealed fence, its id in $fence
 fenced() {
 	drained "$@"
@@ -87,6 +98,9 @@ cleanup() {
 	done
 	for d in x m s; do
 		dmsetup remove --retry $d 2>/dev/null || true
+	done
+	for d in "$NULLB"/nullb?; do
+		rmdir "$d" 2>/dev/null || true
 	done
 }
 
@@ -1055,6 +1069,129 @@ case_dump_pages() {
 	want 1200 echo $n
 	as ready 1200 "$(msg dump 0 | head -1 | cut -d' ' -f3)"
 	want ok $io torture $R 20000 200 9
+}
+
+case_redrive_is_durable() {
+	# A loop device has a cache, so that FUA costs it a flush.
+	bad_main
+	truncate -s 16M /run/spare
+	losetup /dev/loop1 /run/spare
+	S=/dev/loop1
+	managed hold 8000
+	as lease 30000
+	$io write $R 8000 8 5 >/run/w & w=$!
+	until_true '[ $(field 10) = 1 ]'
+	fenced 8000 8 5000
+	n=$(flushes loop1)
+	as add_remap 8000 96 8 0 fence="$fence" >/dev/null
+	wait $w || die "write: $(cat /run/w)"
+	want $((n + 1)) flushes loop1
+}
+
+case_redrive_may_wait() {
+	# The write was sent with REQ_NOWAIT; its spare is never free at once.
+	null_disk 1 badblocks=+8000-8000
+	null_disk 2 hw_queue_depth=1 irqmode=2 completion_nsec=200000000
+	M=/dev/nullb1 S=/dev/nullb2
+	managed hold 10000
+	as lease 30000
+	$io nowait $R 8000 1 5 >/run/w & w=$!
+	until_true '[ $(field 10) = 1 ]'
+	fenced 8000 1 9000
+	for _ in 1 2 3; do
+		while [ ! -e /run/enough ]; do $io read /dev/nullb2 0 8 >/dev/null; done &
+	done
+	sleep 0.5
+	as add_remap 8000 96 1 0 fence="$fence" >/dev/null
+	wait $w || { touch /run/enough; die "write: $(cat /run/w)"; }
+	touch /run/enough
+	wait
+	rm /run/enough
+	want ok $io check $S 96 1 5 8000
+}
+
+case_cure_while_failing() {
+	# The block is cured, and said to be, while the attempt that fails is under way.
+	null_disk 1 badblocks=+8000-8000 irqmode=2 completion_nsec=600000000
+	M=/dev/nullb1
+	managed hold 8000
+	as lease 30000
+	t0=$(now_ms)
+	$io write $R 8000 1 5 >/run/w & w=$!
+	sleep 0.9
+	echo -8000-8000 >$NULLB/nullb1/badblocks
+	as retry 8000 1 >/dev/null
+	wait $w || die "write: $(cat /run/w)"
+	[ $(($(now_ms) - t0)) -lt 6000 ] || die "missed the cure"
+	want ok $io check $R 8000 1 5
+}
+
+case_flush_after_waiting_write() {
+	truncate -s 16M /run/main /run/spare
+	losetup /dev/loop0 /run/main
+	losetup /dev/loop1 /run/spare
+	dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 /dev/loop1 1 managed"
+	own
+	fenced 1000 8 5000
+	as add_remap 1000 0 8 0 fence="$fence" >/dev/null
+	want ok $io flush $R
+	want ok $io flush $R
+	n=$(flushes loop1)
+	fenced 1000 8 20000
+	$io write $R 1000 8 1 >/run/w & w=$!
+	sleep 0.3
+	as unfence "$fence"
+	wait $w || die "write: $(cat /run/w)"
+	want ok $io flush $R
+	want $((n + 1)) flushes loop1
+}
+
+case_failed_flush_is_repeated() {
+	truncate -s 16M /run/main /run/spare
+	losetup /dev/loop0 /run/main
+	losetup /dev/loop1 /run/spare
+	dmsetup create s --table "0 32768 linear /dev/loop1 0"
+	dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 /dev/mapper/s 1 managed"
+	own
+	fenced 1000 8 5000
+	as add_remap 1000 0 8 0 fence="$fence" >/dev/null
+	want ok $io write $R 1000 8 1
+	dmsetup suspend s
+	dmsetup load s --table "0 32768 flakey /dev/loop1 0 0 1000"
+	dmsetup resume s
+	want EIO $io flush $R
+	dmsetup suspend s
+	dmsetup load s --table "0 32768 linear /dev/loop1 0"
+	dmsetup resume s
+	as ack_flush
+	n=$(flushes loop1)
+	want ok $io flush $R
+	want $((n + 1)) flushes loop1
+}
+
+case_spare_write_error_is_not_held() {
+	dmsetup create s <<-T
+		0 96 linear $SPARE 0
+		96 8 error
+		104 $((LEN - 104)) linear $SPARE 104
+	T
+	S=/dev/mapper/s
+	managed hold 5000
+	as lease 30000
+	fenced 1000 8 5000
+	as add_remap 1000 96 8 0 fence="$fence" >/dev/null
+	t0=$(now_ms)
+	want EIO $io write $R 1000 8 1
+	[ $(($(now_ms) - t0)) -lt 4000 ] || die "was held"
+	msg errors 0 | grep -q "e 1 failed write spare0 1000 96 8"
+}
+
+case_one_target_in_a_table() {
+	if dmsetup create r 2>/dev/null <<-T
+		0 20000 dm-remap-v4 /dev/ram0 /dev/ram1
+		20000 20000 dm-remap-v4 /dev/ram2 /dev/ram3
+	T
+	then die "two targets in one table"; fi
 }
 
 run_cases() {

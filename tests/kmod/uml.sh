@@ -9,14 +9,17 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 out=$here/out
 mkdir -p "$out"
-tree=$("$here/uml-kernel.sh")
+tree=$("$here/kernel.sh" uml)
 
 # The module is built from a copy, so that a build for another kernel beside it
-# is left alone.
+# is left alone. KMOD: the module's source, if it is not the project's. Only what
+# differs is copied and compiled.
+kmod=${KMOD:-$here/../../kmod}
 build=$out/uml-kmod
-rm -rf "$build"
 mkdir -p "$build"
-cp "$here"/../../kmod/*.[ch] "$here/../../kmod/Makefile" "$build"
+for file in "$kmod"/*.[ch] "$kmod/Makefile"; do
+	cmp -s "$file" "$build/${file##*/}" || cp "$file" "$build"
+done
 make -C "$tree" ARCH=um SUBARCH=x86_64 M="$build" -j"${JOBS:-2}" modules >"$out/uml-module.log" 2>&1 || {
 	cat "$out/uml-module.log" >&2
 	exit 1
