@@ -1194,6 +1194,14 @@ case_one_target_in_a_table() {
 	then die "two targets in one table"; fi
 }
 
+case_fuzzed_messages() {
+	"$RG_TESTS/out/messages" "$RG_TESTS/fuzz/words" "$RG_TESTS/fuzz/tables" 6000 "$RG_SEED" >/run/fuzz || {
+		cat /run/fuzz
+		exit 1
+	}
+	grep "^##" /run/fuzz >/dev/console
+}
+
 run_cases() {
 	cases=${1:-$(sed -n 's/^case_\([a-z_]*\)() {$/\1/p' "$RG_TESTS/uml-cases.sh")}
 	for c in $cases; do

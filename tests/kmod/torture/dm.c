@@ -127,6 +127,11 @@ int dm_remove(const char *name, bool deferred)
 	return simple(name, DM_DEV_REMOVE, deferred ? DM_DEFERRED_REMOVE : 0);
 }
 
+int dm_clear(const char *name)
+{
+	return simple(name, DM_TABLE_CLEAR, 0);
+}
+
 void dm_swap(const char *name, const struct line *lines, int n)
 {
 	must(dm_load(name, lines, n), "load of another table");

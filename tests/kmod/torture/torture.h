@@ -59,6 +59,7 @@ struct line {
 
 int dm_create(const char *name, const struct line *lines, int n);
 int dm_load(const char *name, const struct line *lines, int n);
+int dm_clear(const char *name);	/* a table that was loaded and is not live */
 int dm_resume(const char *name);
 int dm_suspend(const char *name, bool noflush);
 int dm_remove(const char *name, bool deferred);
