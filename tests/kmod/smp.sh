@@ -4,8 +4,8 @@
 # lockdep and kmemleak, under QEMU without help of the hardware.
 #   smp.sh [seconds [seed]]
 # It may take four times as long until everything has been done once. Nothing can
-# hang: the machine is killed five minutes later. KMOD: the module's source, if it is not the
-# project's.
+# hang: the machine is killed ten minutes later. KMOD: the module's source, if it
+# is not the project's.
 set -eu
 
 seconds=${1:-45}
@@ -36,7 +36,7 @@ EOF
 
 log=$out/smp-console.log
 rm -f "$log"
-timeout -k 5 $((4 * seconds + 300)) qemu-system-x86_64 -accel tcg,thread=multi -smp 2 -m 1024 \
+timeout -k 5 $((4 * seconds + 600)) qemu-system-x86_64 -accel tcg,thread=multi -smp 2 -m 1024 \
 	-nodefaults -no-user-config -display none -serial "file:$log" -no-reboot \
 	-kernel "$tree/arch/x86/boot/bzImage" -initrd "$out/smp.cpio" \
 	-append "console=ttyS0 loglevel=5 no_timer_check panic=-1 reboot=t max_loop=8 null_blk.nr_devices=0 suspend.pm_test_delay=1 \

@@ -92,8 +92,8 @@ drained() {
 
 cleanup() {
 	dmsetup remove --retry r 2>/dev/null || dmsetup remove --force r 2>/dev/null || true
-	delpart /dev/loop0 1 2>/dev/null || true
-	for d in 0 1; do
+	for d in 0 1 2; do
+		delpart /dev/loop$d 1 2>/dev/null || true
 		losetup -d /dev/loop$d 2>/dev/null || true
 	done
 	for d in x m s; do
@@ -1040,7 +1040,7 @@ case_many_fences() {
 	managed hold 100
 	i=0
 	while [ $i -lt 64 ]; do
-		as fence $((i * 10)) 5 20000 >/dev/null
+		as fence $((i * 10)) 5 60000 >/dev/null
 		i=$((i + 1))
 	done
 	if as fence 30000 5 1000 2>/dev/null; then die "65 fences"; fi
@@ -1192,6 +1192,73 @@ case_one_target_in_a_table() {
 		20000 20000 dm-remap-v4 /dev/ram2 /dev/ram3
 	T
 	then die "two targets in one table"; fi
+}
+
+# model <start> <block in sectors> <first sector of main> <of the spare> <spare length>:
+# random ranges of r, which has 20000 sectors of main
+model() {
+	"$RG_TESTS/out/ranges" 2500 "$RG_SEED" "$1" 20000 "$2" /run/main "$3" /run/spare "$4" "$5" >/run/ranges || {
+		cat /run/ranges
+		exit 1
+	}
+	cat /run/ranges >/dev/console
+}
+
+# Loop devices over fresh files; $1 and $2 are their logical block sizes.
+media() {
+	rm -f /run/main /run/spare
+	truncate -s 16M /run/main /run/spare
+	losetup -b "$1" /dev/loop0 /run/main
+	losetup -b "$2" /dev/loop1 /run/spare
+}
+
+case_model_small_blocks() {
+	media 512 512
+	dmsetup create r --table "0 20000 dm-remap-v4 /dev/loop0 /dev/loop1"
+	model 0 1 0 0 32768
+}
+
+case_model_big_blocks() {
+	media 4096 4096
+	dmsetup create r --table "0 20000 dm-remap-v4 /dev/loop0 /dev/loop1"
+	model 0 8 0 0 32768
+}
+
+case_model_mixed_blocks() {
+	# The larger block is that of the device.
+	media 512 4096
+	dmsetup create r --table "0 20000 dm-remap-v4 /dev/loop0 /dev/loop1"
+	want 4096 blockdev --getss $R
+	model 0 8 0 0 32768
+}
+
+case_model_limits() {
+	# A spare that takes far smaller requests than main.
+	media 512 512
+	echo 4 >/sys/block/loop1/queue/max_sectors_kb
+	dmsetup create r --table "0 20000 dm-remap-v4 /dev/loop0 /dev/loop1"
+	model 0 1 0 0 32768
+}
+
+case_model_partitions() {
+	media 512 512
+	addpart /dev/loop0 1 63 20000
+	addpart /dev/loop1 1 2047 5001
+	dmsetup create r --table "0 20000 dm-remap-v4 /dev/loop0p1 /dev/loop1p1"
+	model 0 1 63 2047 5001
+}
+
+case_model_table_start() {
+	media 512 512
+	truncate -s 2M /run/other
+	losetup /dev/loop2 /run/other
+	dmsetup create r <<-T
+		0 1001 linear /dev/loop2 0
+		1001 20000 dm-remap-v4 /dev/loop0 /dev/loop1
+		21001 77 linear /dev/loop2 2000
+	T
+	model 1001 1 0 0 32768
+	want ok $io zero /dev/loop2 0 4096
 }
 
 case_fuzzed_messages() {

@@ -24,7 +24,7 @@ make -C "$tree" ARCH=um SUBARCH=x86_64 M="$build" -j"${JOBS:-2}" modules >"$out/
 	cat "$out/uml-module.log" >&2
 	exit 1
 }
-make -s -C "$here" out/iotool out/messages
+make -s -C "$here" out/iotool out/messages out/ranges
 
 log=$out/uml-console.log
 timeout -k 5 "${UML_TIMEOUT:-900}" "$tree/linux" mem=768M rootfstype=hostfs rootflags=/ ro \

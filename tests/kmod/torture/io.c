@@ -46,11 +46,13 @@ static uint64_t where(const struct job *j)
 /* An error that the model knows of no reason for. */
 static void check_error(struct job *j, const char *what, int error)
 {
-	if (excused(j->d, j->at, j->n, j->before))
+	if (excused(j->d, j->at, j->n, j->before)) {
 		did(DID_error_excused);
-	else
-		wrong("%s: %s of %llu+%llu: %s", j->d->name, what, (unsigned long long)j->at,
-		      (unsigned long long)j->n, strerror(error));
+		return;
+	}
+	wrong("%s: %s of %llu+%llu: %s", j->d->name, what, (unsigned long long)j->at,
+	      (unsigned long long)j->n, strerror(error));
+	show_device(j->d);
 }
 
 static bool surely_lost(struct job *j)
@@ -106,7 +108,8 @@ static void do_discard(struct job *j)
 	uint64_t range[2] = { where(j), j->n * 512 };
 	int r = ioctl(j->d->fd, BLKDISCARD, range);
 
-	wrote(j->d, j->at, j->n, 0, !r);
+	/* The kernel hides that a member does not know it, as one that is out of order. */
+	wrote(j->d, j->at, j->n, 0, !r && !excused(j->d, j->at, j->n, j->before));
 	if (r)
 		check_error(j, "discard", errno);
 	else

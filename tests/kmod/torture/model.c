@@ -94,6 +94,20 @@ uint8_t *medium_of(const struct disk *d, uint64_t place, uint64_t sector, uint64
 	return d->spare[(place >> 32) - 1];
 }
 
+void move_to(struct disk *d, uint64_t sector, uint64_t place)
+{
+	uint64_t from_at, to_at;
+	uint8_t *from = medium_of(d, d->place[sector], sector, &from_at);
+	uint8_t *to = medium_of(d, place, sector, &to_at);
+
+	if (place == d->place[sector])
+		return;
+	memcpy(to + to_at * 512, from + from_at * 512, 512);
+	/* Whoever still reads or writes here shows. */
+	poison(from, from_at, 1);
+	d->place[sector] = place;
+}
+
 void lock_range(struct disk *d, uint64_t start, uint64_t n)
 {
 	for (uint64_t c = start / CHUNK; c <= (start + n - 1) / CHUNK; c++)
@@ -182,6 +196,21 @@ static bool holds(const struct disk *d, const uint8_t *b, uint64_t sector)
 	return false;
 }
 
+bool at_their_places(const struct disk *d, uint64_t start, uint64_t n)
+{
+	uint64_t at;
+
+	for (uint64_t s = start; s < start + n; s++) {
+		uint8_t *medium = medium_of(d, d->place[s], s, &at);
+
+		if (!holds(d, medium + at * 512, s)) {
+			show(d, medium + at * 512, s, d->place[s] ? " on its spare" : " on main");
+			return false;
+		}
+	}
+	return true;
+}
+
 static void check_rest(const struct disk *d, const uint8_t *medium, uint64_t len,
 		       const bool *used, const char *name)
 {
@@ -193,31 +222,35 @@ static void check_rest(const struct disk *d, const uint8_t *medium, uint64_t len
 		}
 }
 
+static void check_known(const struct disk *d)
+{
+	uint64_t unknown = 0;
+
+	for (uint64_t s = 0; s < d->len; s++)
+		unknown += d->sector[s].n != 1;
+	if (unknown > d->len / 10)
+		wrong("%s: %llu of %llu sectors may be anything", d->name,
+		      (unsigned long long)unknown, (unsigned long long)d->len);
+}
+
 void check_media(struct disk *d)
 {
 	bool *used[SPARES + 1];
-	uint64_t at, unknown = 0;
+	uint64_t at;
 
+	check_known(d);
+	if (!at_their_places(d, 0, d->len))
+		return;
 	used[0] = calloc(d->len, 1);
 	for (int i = 0; i < SPARES; i++)
 		used[i + 1] = calloc(d->spare_len[i] + 1, 1);
 	for (uint64_t s = 0; s < d->len; s++) {
-		uint8_t *medium = medium_of(d, d->place[s], s, &at);
-
+		medium_of(d, d->place[s], s, &at);
 		used[d->place[s] >> 32][at] = true;
-		unknown += d->sector[s].n != 1;
-		if (!holds(d, medium + at * 512, s)) {
-			show(d, medium + at * 512, s, d->place[s] ? " on its spare" : " on main");
-			break;
-		}
 	}
 	check_rest(d, d->main, d->len, used[0], "main");
 	for (int i = 0; i < SPARES; i++)
-		if (d->spare[i])
-			check_rest(d, d->spare[i], d->spare_len[i], used[i + 1], "spare");
-	if (unknown > d->len / 10)
-		wrong("%s: %llu of %llu sectors may be anything", d->name,
-		      (unsigned long long)unknown, (unsigned long long)d->len);
+		check_rest(d, d->spare[i], d->spare_len[i], used[i + 1], "spare");
 	for (int i = 0; i <= SPARES; i++)
 		free(used[i]);
 }

@@ -9,7 +9,8 @@
 #include "../lost.h"
 #include "torture.h"
 
-#define FENCE_MS 20000
+/* As long as may be: on a busy machine seconds pass between two lines. */
+#define FENCE_MS 60000
 #define MAX_ENTRIES 24
 
 void must(int r, const char *what)
@@ -70,6 +71,22 @@ void take_over(struct disk *d)
 	}
 	pthread_mutex_unlock(&d->token_lock);
 	did(DID_own);
+}
+
+/* What the device knows of an error that nobody else has a reason for. */
+void show_device(struct disk *d)
+{
+	static char reply[DM_REPLY];
+	unsigned long long next = 0;
+
+	if (!dm_status(d->name, false, reply)) {
+		printf("## %s\n", reply);
+		sscanf(reply, "%*u %*u %*s %*u %*s %llu", &next);
+	}
+	if (!ask(d, reply, "fences"))
+		printf("## %s\n", reply);
+	if (!ask(d, reply, "errors %llu", next > 20 ? next - 20 : 0))
+		printf("## %s\n", reply);
 }
 
 /* ---- fences ---- */
@@ -151,18 +168,8 @@ static bool would_bring_marks_home(struct disk *d, const struct entry *new, unsi
 static void copy(struct disk *d, const struct entry *new, unsigned int index,
 		 uint64_t start, uint64_t n)
 {
-	for (uint64_t s = start; s < start + n; s++) {
-		uint64_t place = place_in(new, index, s), from_at, to_at;
-		uint8_t *from = medium_of(d, d->place[s], s, &from_at);
-		uint8_t *to = medium_of(d, place, s, &to_at);
-
-		if (place == d->place[s])
-			continue;
-		memcpy(to + to_at * 512, from + from_at * 512, 512);
-		/* Whoever still reads or writes here shows. */
-		poison(from, from_at, 1);
-		d->place[s] = place;
-	}
+	for (uint64_t s = start; s < start + n; s++)
+		move_to(d, s, place_in(new, index, s));
 }
 
 static int send_change(struct disk *d, const struct entry *old, const struct entry *new,
@@ -390,23 +397,30 @@ static struct entry block_entry(struct surgeon *s, unsigned int block)
 	return (struct entry){ block * BLOCK, s->spare_start + block * BLOCK, BLOCK, false };
 }
 
+static void retry(struct disk *d, uint64_t start, uint64_t n)
+{
+	char reply[DM_REPLY];
+
+	must(tell(d, reply, "retry %llu %llu", (unsigned long long)start,
+		  (unsigned long long)n), "retry");
+	if (atoi(reply))
+		did(DID_retried);
+}
+
 static void cure(struct surgeon *s, struct patient *p, unsigned int block, struct rnd *r)
 {
 	struct entry e = block_entry(s, block);
-	char reply[DM_REPLY];
 
-	switch (rnd(r, 8)) {
+	switch (rnd(r, 6)) {
 	case 0:
-		must(tell(s->d, reply, "release %u %u", block * BLOCK, BLOCK), "release");
+		must(tell(s->d, NULL, "release %u %u", block * BLOCK, BLOCK), "release");
 		break;
 	case 1:
 		p->left_alone = true;
 		break;
 	case 2:
 		heal(s, p, block);
-		must(tell(s->d, reply, "retry %u %u", block * BLOCK, BLOCK), "retry");
-		if (atoi(reply))
-			did(DID_retried);
+		retry(s->d, block * BLOCK, BLOCK);
 		break;
 	default:
 		if (change(s->d, NULL, &e, 0)) {
@@ -455,7 +469,7 @@ static void discharge(struct surgeon *s, struct patient *p, unsigned int block, 
 
 	if (p->state == BAD && (all || age > 3000)) {
 		heal(s, p, block);
-		must(tell(s->d, NULL, "retry %u %u", block * BLOCK, BLOCK), "retry");
+		retry(s->d, block * BLOCK, BLOCK);
 	} else if (p->state == CURED && !all && age > 2000) {
 		/* First it has to be good again, then it may be used. */
 		heal(s, p, block);
@@ -567,8 +581,10 @@ static void outage(struct breaker *b, bool main, struct rnd *r)
 	sleep_ms(20 + rnd(r, 100));
 	dm_swap(name, good, lines);
 	pthread_mutex_unlock(&members_whole);
-	must(tell(d, NULL, "%s 0 %llu", rnd(r, 2) ? "retry" : "release",
-		  (unsigned long long)d->len), "retry or release");
+	if (rnd(r, 2))
+		retry(d, 0, d->len);
+	else
+		must(tell(d, NULL, "release 0 %llu", (unsigned long long)d->len), "release");
 	must(tell(d, NULL, "ack_flush"), "ack_flush");
 	excuse_all_end(d);
 	did(main ? DID_outage_main : DID_outage_spare);

@@ -115,6 +115,9 @@ void poison(uint8_t *medium, uint64_t sector, uint64_t n);
 bool is_poison(const uint8_t *medium, uint64_t sector);
 uint8_t *medium_of(const struct disk *d, uint64_t place, uint64_t sector, uint64_t *at);
 
+/* The content of a sector moves; the table of the device has to follow. */
+void move_to(struct disk *d, uint64_t sector, uint64_t place);
+
 void lock_range(struct disk *d, uint64_t start, uint64_t n);
 void unlock_range(struct disk *d, uint64_t start, uint64_t n);
 
@@ -122,6 +125,7 @@ void unlock_range(struct disk *d, uint64_t start, uint64_t n);
 bool may_be_lost(const struct disk *d, uint64_t start, uint64_t n);
 void wrote(struct disk *d, uint64_t start, uint64_t n, uint32_t version, bool surely);
 void must_be(struct disk *d, const uint8_t *b, uint64_t start, uint64_t n);
+bool at_their_places(const struct disk *d, uint64_t start, uint64_t n);
 /* All media: every sector is where it must be, and nothing else was touched. */
 void check_media(struct disk *d);
 
@@ -142,6 +146,7 @@ int tell(struct disk *d, char *reply, const char *fmt, ...);
 __attribute__((format(printf, 3, 4)))
 int ask(struct disk *d, char *reply, const char *fmt, ...);
 void take_over(struct disk *d);
+void show_device(struct disk *d);
 void must(int r, const char *what);
 
 /* ---- threads: each takes its struct ---- */
