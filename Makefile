@@ -1,5 +1,6 @@
 # make demo      watch a bad disk heal in a guest
 # make test      every check, as CI runs them
+# make soak      what takes hours: every planted error, long torture and fuzzing
 # make shell     the demo's guest, with a prompt
 # make build     daemon and kernel module for this machine
 # make install   put what was built in place (as root; DESTDIR and PREFIX are honoured)
@@ -16,6 +17,7 @@ out     := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 stage   := $(out)/stage
 module  := $(out)/kmod/$(KVER)
 rig     := $(CURDIR)/tests/rig
+seed    := $(or $(SEED),$(shell date +%s))
 release := $(out)/release
 
 # The guest's kernels; known only after "setup".
@@ -23,7 +25,7 @@ guest    = $(shell $(rig)/make-guest.sh where)
 
 export RIG_PAYLOAD := $(stage)
 
-.PHONY: demo test shell bench build daemon module install stage setup toolchain clean
+.PHONY: demo test soak shell bench build daemon module install stage setup toolchain clean
 .DEFAULT_GOAL := build
 
 demo: stage
@@ -34,6 +36,13 @@ shell: stage
 
 test:
 	$(CURDIR)/tests/run
+
+# What is random is so by a seed that is printed; SEED=N repeats it.
+soak: setup
+	tests/kmod/fuzz.sh 900
+	SEED=$(seed) tests/kmod/uml.sh
+	tests/kmod/smp.sh 1200 $(seed)
+	tests/planted/run
 
 bench: stage
 	tests/bench/run

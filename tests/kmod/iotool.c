@@ -4,6 +4,7 @@
  *
  *   iotool write <dev> <sector> <count> <seed>     pattern of (seed, sector)
  *   iotool dsync <dev> <sector> <count> <seed>     the same with O_DSYNC (FUA)
+ *   iotool nowait <dev> <sector> <count> <seed>    the same with REQ_NOWAIT
  *   iotool check <dev> <sector> <count> <seed> [<as>]
  *           the same pattern must be there; <as>: as if the first sector was this
  *   iotool zero <dev> <sector> <count>             all of it must read as zero
@@ -25,9 +26,10 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/reboot.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
-#include "../../kmod/mark.h"
+#include "lost.h"
 
 /* linux/fs.h would bring the kernel's types beside the shim's. */
 #ifndef BLKDISCARD
@@ -62,13 +64,14 @@ static uint8_t *buffer(uint64_t count)
 	return p;
 }
 
-static int do_write(int fd, uint64_t sector, uint64_t count, uint64_t seed)
+static int do_write(int fd, uint64_t sector, uint64_t count, uint64_t seed, int flags)
 {
 	uint8_t *b = buffer(count);
+	struct iovec v = { b, count * 512 };
 	ssize_t n;
 
 	fill(b, sector, count, seed);
-	n = pwrite(fd, b, count * 512, sector * 512);
+	n = pwritev2(fd, &v, 1, sector * 512, flags);
 	free(b);
 	if (n < 0)
 		return fail();
@@ -99,25 +102,11 @@ static int do_read(int fd, uint64_t sector, uint64_t count, const uint64_t *seed
 	return puts("ok"), 0;
 }
 
-static void put(uint8_t *p, uint64_t v, int bytes)
-{
-	for (; bytes--; v >>= 8)
-		*p++ = v;
-}
-
 static int do_mark(int fd, uint64_t sector, uint64_t main, const char *hex, uint32_t block)
 {
-	uint8_t *b = buffer(block / 512), key[16];
+	uint8_t *b = buffer(block / 512);
 
-	for (int i = 0; i < 16; i++)
-		sscanf(hex + 2 * i, "%2hhx", &key[i]);
-	memset(b, 0, block);
-	memcpy(b, REMAP_MARK_MAGIC, 16);
-	put(b + 16, REMAP_MARK_VERSION, 4);
-	put(b + 20, block, 4);
-	put(b + 24, main, 8);
-	put(b + 32, remap_siphash(key, b, 32), 8);
-	put(b + 508, remap_crc32c(b, 508), 4);
+	make_lost_mark(b, block, main, hex);
 	if (pwrite(fd, b, block, sector * 512) != (ssize_t)block)
 		return fail();
 	return puts("ok"), 0;
@@ -173,7 +162,9 @@ int main(int argc, char **argv)
 	if (fd < 0)
 		return fail();
 	if (!strcmp(op, "write") || !strcmp(op, "dsync"))
-		return do_write(fd, a, n, s);
+		return do_write(fd, a, n, s, 0);
+	if (!strcmp(op, "nowait"))
+		return do_write(fd, a, n, s, RWF_NOWAIT);
 	if (!strcmp(op, "check"))
 		return do_read(fd, a, n, &s, argc > 6 ? num(argv, argc, 6) : a);
 	if (!strcmp(op, "read"))

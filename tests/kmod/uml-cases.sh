@@ -7,6 +7,7 @@ io=$RG_TESTS/out/iotool
 LEN=65536
 R=/dev/mapper/r
 MAIN=/dev/ram0
+NULLB=/sys/kernel/config/nullb
 SPARE=/dev/ram1
 SYS=/sys/kernel/dm_remap
 MODULE=$RG_TESTS/out/uml-kmod/dm_remap_v4_real.ko
@@ -88,6 +89,16 @@ bad_main() {
 	M=/dev/mapper/m
 }
 
+# null_disk <n> <attribute>=<value>...: /dev/nullb<n>, 32 MiB, which can be slow and fail
+null_disk() {
+	mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
+	d=$NULLB/nullb$1
+	mkdir "$d"
+	for a in index="$1" size=32 memory_backed=1 queue_mode=2 "$2" "${3:-power=1}" "${4:-power=1}" power=1; do
+		[ "$a" = power=1 ] && [ "$(cat "$d/power")" = 1 ] || echo "${a#*=}" >"$d/${a%%=*}"
+	done
+}
+
 # fenced <start> <len> <ms>: a sealed fence, its id in $fence
 fenced() {
 	drained "$@"
@@ -100,12 +111,15 @@ drained() {
 
 cleanup() {
 	dmsetup remove --retry r 2>/dev/null || dmsetup remove --force r 2>/dev/null || true
-	delpart /dev/loop0 1 2>/dev/null || true
-	for d in 0 1; do
+	for d in 0 1 2; do
+		delpart /dev/loop$d 1 2>/dev/null || true
 		losetup -d /dev/loop$d 2>/dev/null || true
 	done
 	for d in x m s $(dmsetup ls | grep -o '^many[0-9]*'); do
 		dmsetup remove --retry "$d" 2>/dev/null || true
+	done
+	for d in "$NULLB"/nullb?; do
+		rmdir "$d" 2>/dev/null || true
 	done
 	[ -e /sys/module/dm_remap_v4_real ] || insmod "$MODULE"
 }
@@ -1294,13 +1308,15 @@ case_held_cap() {
 		24000 $((LEN - 24000)) linear $MAIN 24000
 	T
 	M=/dev/mapper/m
-	managed hold 12000
+	managed hold 15000
 	as lease 30000
+	t0=$(now_ms)
 	pids=
 	for i in 0 1 2 3 4; do
 		$io write $R $((8000 + i * 2048)) 2048 5 >/run/w$i & pids="$pids $!"
 	done
 	until_true 'cat /run/w? | grep -q EIO'
+	[ $(($(now_ms) - t0)) -lt 15000 ] || die "no error before the bound"
 	[ "$(field 10)" -le 1024 ] || die "held $(field 10)"
 	as lease 0
 	for p in $pids; do wait "$p" || true; done
@@ -1338,7 +1354,7 @@ case_many_fences() {
 	managed hold 100
 	i=0
 	while [ $i -lt 64 ]; do
-		as fence $((i * 10)) 5 20000 >/dev/null
+		as fence $((i * 10)) 5 60000 >/dev/null
 		i=$((i + 1))
 	done
 	if as fence 30000 5 1000 2>/dev/null; then die "65 fences"; fi
@@ -1367,6 +1383,202 @@ case_dump_pages() {
 	want 1200 echo $n
 	as ready 1200 "$(msg dump 0 | head -1 | cut -d' ' -f3)"
 	want ok $io torture $R 20000 200 9
+}
+
+case_redrive_is_durable() {
+	# A loop device has a cache, so that FUA costs it a flush.
+	bad_main
+	truncate -s 16M /run/spare
+	losetup /dev/loop1 /run/spare
+	S=/dev/loop1
+	managed hold 8000
+	as lease 30000
+	$io write $R 8000 8 5 >/run/w & w=$!
+	until_true '[ $(field 10) = 1 ]'
+	fenced 8000 8 5000
+	n=$(flushes loop1)
+	as add_remap 8000 96 8 0 fence="$fence" >/dev/null
+	wait $w || die "write: $(cat /run/w)"
+	want $((n + 1)) flushes loop1
+}
+
+case_redrive_may_wait() {
+	# The write was sent with REQ_NOWAIT; its spare is never free at once.
+	null_disk 1 badblocks=+8000-8000
+	null_disk 2 hw_queue_depth=1 irqmode=2 completion_nsec=200000000
+	M=/dev/nullb1 S=/dev/nullb2
+	managed hold 10000
+	as lease 30000
+	$io nowait $R 8000 1 5 >/run/w & w=$!
+	until_true '[ $(field 10) = 1 ]'
+	fenced 8000 1 9000
+	for _ in 1 2 3; do
+		while [ ! -e /run/enough ]; do $io read /dev/nullb2 0 8 >/dev/null; done &
+	done
+	sleep 0.5
+	as add_remap 8000 96 1 0 fence="$fence" >/dev/null
+	wait $w || { touch /run/enough; die "write: $(cat /run/w)"; }
+	touch /run/enough
+	wait
+	rm /run/enough
+	want ok $io check $S 96 1 5 8000
+}
+
+case_cure_while_failing() {
+	# The block is cured, and said to be, while the attempt that fails is under way.
+	null_disk 1 badblocks=+8000-8000 irqmode=2 completion_nsec=3000000000
+	M=/dev/nullb1
+	managed hold 8000
+	as lease 30000
+	$io write $R 8000 1 5 >/run/w & w=$!
+	sleep 4
+	echo -8000-8000 >$NULLB/nullb1/badblocks
+	as retry 8000 1 >/dev/null
+	wait $w || die "missed the cure: $(cat /run/w)"
+	want ok $io check $R 8000 1 5
+}
+
+case_flush_after_waiting_write() {
+	truncate -s 16M /run/main /run/spare
+	losetup /dev/loop0 /run/main
+	losetup /dev/loop1 /run/spare
+	dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 /dev/loop1 1 managed"
+	own
+	fenced 1000 8 5000
+	as add_remap 1000 0 8 0 fence="$fence" >/dev/null
+	want ok $io flush $R
+	want ok $io flush $R
+	n=$(flushes loop1)
+	fenced 1000 8 20000
+	$io write $R 1000 8 1 >/run/w & w=$!
+	sleep 0.3
+	as unfence "$fence"
+	wait $w || die "write: $(cat /run/w)"
+	want ok $io flush $R
+	want $((n + 1)) flushes loop1
+}
+
+case_failed_flush_is_repeated() {
+	truncate -s 16M /run/main /run/spare
+	losetup /dev/loop0 /run/main
+	losetup /dev/loop1 /run/spare
+	dmsetup create s --table "0 32768 linear /dev/loop1 0"
+	dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 /dev/mapper/s 1 managed"
+	own
+	fenced 1000 8 5000
+	as add_remap 1000 0 8 0 fence="$fence" >/dev/null
+	want ok $io write $R 1000 8 1
+	dmsetup suspend s
+	dmsetup load s --table "0 32768 flakey /dev/loop1 0 0 1000"
+	dmsetup resume s
+	want EIO $io flush $R
+	dmsetup suspend s
+	dmsetup load s --table "0 32768 linear /dev/loop1 0"
+	dmsetup resume s
+	as ack_flush
+	n=$(flushes loop1)
+	want ok $io flush $R
+	want $((n + 1)) flushes loop1
+}
+
+case_spare_write_error_is_not_held() {
+	dmsetup create s <<-T
+		0 96 linear $SPARE 0
+		96 8 error
+		104 $((LEN - 104)) linear $SPARE 104
+	T
+	S=/dev/mapper/s
+	managed hold 5000
+	as lease 30000
+	fenced 1000 8 5000
+	as add_remap 1000 96 8 0 fence="$fence" >/dev/null
+	t0=$(now_ms)
+	want EIO $io write $R 1000 8 1
+	[ $(($(now_ms) - t0)) -lt 4000 ] || die "was held"
+	msg errors 0 | grep -q "e 1 failed write spare0 1000 96 8"
+}
+
+case_one_target_in_a_table() {
+	if dmsetup create r 2>/dev/null <<-T
+		0 20000 dm-remap-v4 /dev/ram0 /dev/ram1
+		20000 20000 dm-remap-v4 /dev/ram2 /dev/ram3
+	T
+	then die "two targets in one table"; fi
+}
+
+# model <start> <block in sectors> <first sector of main> <of the spare> <spare length>:
+# random ranges of r, which has 20000 sectors of main
+model() {
+	"$RG_TESTS/out/ranges" 2500 "$RG_SEED" "$1" 20000 "$2" /run/main "$3" /run/spare "$4" "$5" >/run/ranges || {
+		cat /run/ranges
+		exit 1
+	}
+	cat /run/ranges >/dev/console
+}
+
+# Loop devices over fresh files; $1 and $2 are their logical block sizes.
+media() {
+	rm -f /run/main /run/spare
+	truncate -s 16M /run/main /run/spare
+	losetup -b "$1" /dev/loop0 /run/main
+	losetup -b "$2" /dev/loop1 /run/spare
+}
+
+case_model_small_blocks() {
+	media 512 512
+	dmsetup create r --table "0 20000 dm-remap-v4 /dev/loop0 /dev/loop1"
+	model 0 1 0 0 32768
+}
+
+case_model_big_blocks() {
+	media 4096 4096
+	dmsetup create r --table "0 20000 dm-remap-v4 /dev/loop0 /dev/loop1"
+	model 0 8 0 0 32768
+}
+
+case_model_mixed_blocks() {
+	# The larger block is that of the device.
+	media 512 4096
+	dmsetup create r --table "0 20000 dm-remap-v4 /dev/loop0 /dev/loop1"
+	want 4096 blockdev --getss $R
+	model 0 8 0 0 32768
+}
+
+case_model_limits() {
+	# A spare that takes far smaller requests than main.
+	media 512 512
+	echo 4 >/sys/block/loop1/queue/max_sectors_kb
+	dmsetup create r --table "0 20000 dm-remap-v4 /dev/loop0 /dev/loop1"
+	model 0 1 0 0 32768
+}
+
+case_model_partitions() {
+	media 512 512
+	addpart /dev/loop0 1 63 20000
+	addpart /dev/loop1 1 2047 5001
+	dmsetup create r --table "0 20000 dm-remap-v4 /dev/loop0p1 /dev/loop1p1"
+	model 0 1 63 2047 5001
+}
+
+case_model_table_start() {
+	media 512 512
+	truncate -s 2M /run/other
+	losetup /dev/loop2 /run/other
+	dmsetup create r <<-T
+		0 1001 linear /dev/loop2 0
+		1001 20000 dm-remap-v4 /dev/loop0 /dev/loop1
+		21001 77 linear /dev/loop2 2000
+	T
+	model 1001 1 0 0 32768
+	want ok $io zero /dev/loop2 0 4096
+}
+
+case_fuzzed_messages() {
+	"$RG_TESTS/out/messages" "$RG_TESTS/fuzz/words" "$RG_TESTS/fuzz/tables" 6000 "$RG_SEED" >/run/fuzz || {
+		cat /run/fuzz
+		exit 1
+	}
+	grep "^##" /run/fuzz >/dev/console
 }
 
 run_cases() {

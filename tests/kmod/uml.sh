@@ -9,24 +9,27 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 out=$here/out
 mkdir -p "$out"
-tree=$("$here/uml-kernel.sh")
+tree=$("$here/kernel.sh" uml)
 
 # The module is built from a copy, so that a build for another kernel beside it
-# is left alone.
+# is left alone. KMOD: the module's source, if it is not the project's. Only what
+# differs is copied and compiled.
+kmod=${KMOD:-$here/../../kmod}
 build=$out/uml-kmod
-rm -rf "$build"
 mkdir -p "$build"
-cp "$here"/../../kmod/*.[ch] "$here/../../kmod/Makefile" "$build"
+for file in "$kmod"/*.[ch] "$kmod/Makefile"; do
+	cmp -s "$file" "$build/${file##*/}" || cp "$file" "$build"
+done
 make -C "$tree" ARCH=um SUBARCH=x86_64 M="$build" -j"${JOBS:-2}" modules >"$out/uml-module.log" 2>&1 || {
 	cat "$out/uml-module.log" >&2
 	exit 1
 }
-make -s -C "$here" out/iotool out/bulk
+make -s -C "$here" out/iotool out/bulk out/messages out/ranges
 
 log=$out/uml-console.log
 timeout -k 5 "${UML_TIMEOUT:-900}" "$tree/linux" mem=768M rootfstype=hostfs rootflags=/ ro \
 	brd.rd_nr=6 brd.rd_size=32768 panic=-1 console=tty0 con0=null,fd:1 con=null \
-	init="$here/uml-init.sh" RG_TESTS="$here" RG_CASES="$(echo "$*" | tr ' ' ,)" \
+	init="$here/uml-init.sh" RG_TESTS="$here" RG_CASES="$(echo "$*" | tr ' ' ,)" RG_SEED="${SEED:-1}" \
 	</dev/null >"$log" 2>&1 || true
 
 grep -aE '^(ok|FAIL|##) ' "$log" || true
