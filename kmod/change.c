@@ -51,10 +51,10 @@ void remap_fit(struct remap_device *rd)
 /* ctl held. The change is published: let go what waited for it. */
 static void changed(struct remap_device *rd, u64 fence, u64 start, u64 end)
 {
-	remap_fit(rd);
 	if (fence)
 		remap_fence_end(rd, fence);
 	remap_decide(rd, start, end, V_REDRIVE);
+	remap_fit(rd);
 }
 
 static int add_words(struct message *m, struct remap_entry *e, u64 *fence)
@@ -78,11 +78,9 @@ static int add_words(struct message *m, struct remap_entry *e, u64 *fence)
 		e->index = index;
 	}
 	for (; i < m->argc; i++) {
-		if (!m->rt->managed)
-			return -EINVAL;
-		if (!strcmp(m->argv[i], "marked"))
+		if (!e->flags && !strcmp(m->argv[i], "marked"))
 			e->flags = REMAP_MARKED;
-		else if (!fence_word(m->argv[i], fence, &r))
+		else if (*fence || !fence_word(m->argv[i], fence, &r))
 			return -EINVAL;
 		if (r)
 			return r;
@@ -98,8 +96,6 @@ int remap_add(struct message *m)
 	u64 fence = 0, span;
 	int r;
 
-	if (m->maxlen < REPLY_ROOM)
-		return remap_no_room(m);
 	r = add_words(m, &e, &fence);
 	if (!r)
 		r = remap_entry_check(&m->rt->limits, &e);
@@ -130,11 +126,8 @@ int remap_remove(struct message *m)
 	u64 main, spare, len, fence = 0;
 	int r;
 
-	if (m->maxlen < REPLY_ROOM)
-		return remap_no_room(m);
 	r = remap_parse_u64(m->argv[1], &main);
-	if (!r && m->argc > 2 &&
-	    (!rd->managed || !fence_word(m->argv[2], &fence, &r)))
+	if (!r && m->argc > 2 && !fence_word(m->argv[2], &fence, &r))
 		r = -EINVAL;
 	if (r)
 		return r;
@@ -177,9 +170,7 @@ int remap_clear(struct message *m)
 	u32 size = rd->table.size;
 	int r = 0;
 
-	if (m->maxlen < REPLY_ROOM)
-		return remap_no_room(m);
-	if (m->argc > 1 && (!rd->managed || !fence_word(m->argv[1], &fence, &r)))
+	if (m->argc > 1 && !fence_word(m->argv[1], &fence, &r))
 		r = -EINVAL;
 	if (!r)
 		r = whole_span(&rd->table, &start, &len);

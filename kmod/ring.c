@@ -21,36 +21,6 @@ int remap_ring_init(struct remap_ring *ring)
 	return ring->r ? 0 : -ENOMEM;
 }
 
-/* Any context. */
-void remap_record(struct remap_device *rd, enum remap_kind kind,
-		  const struct bio *bio, u8 member, u64 main, u64 sector,
-		  u32 len, blk_status_t status)
-{
-	struct remap_ring *ring = &rd->ring;
-	struct remap_record *rec;
-	unsigned long flags;
-	u64 now = ktime_get_ns();
-
-	spin_lock_irqsave(&ring->lock, flags);
-	rec = &ring->r[ring->next % REMAP_RING_SIZE];
-	rec->seq = ring->next++;
-	rec->kind = kind;
-	rec->opf = (__force u32)(bio->bi_opf &
-		(REQ_OP_MASK | REQ_RAHEAD | REQ_FUA | REQ_FAILFAST_MASK | REQ_PREFLUSH));
-	rec->member = member;
-	rec->main = main;
-	rec->sector = sector;
-	rec->len = len;
-	rec->status = status;
-	rec->ns = now;
-	if (kind == KIND_FAILED || kind == KIND_HELD) {
-		atomic64_inc(&rd->errors);
-		remap_health_error(&rd->health, now);
-	}
-	spin_unlock_irqrestore(&ring->lock, flags);
-	remap_event(rd);
-}
-
 static const char *op_name(u32 opf)
 {
 	if (opf & (__force u32)REQ_PREFLUSH)
@@ -98,6 +68,42 @@ static const char *status_name(blk_status_t status)
 	default:
 		return "other";
 	}
+}
+
+/* Any context. */
+void remap_record(struct remap_device *rd, enum remap_kind kind,
+		  const struct bio *bio, u8 member, u64 main, u64 sector,
+		  u32 len, blk_status_t status)
+{
+	struct remap_ring *ring = &rd->ring;
+	struct remap_record *rec;
+	unsigned long flags;
+	u32 opf = (__force u32)(bio->bi_opf &
+		(REQ_OP_MASK | REQ_RAHEAD | REQ_FUA | REQ_FAILFAST_MASK | REQ_PREFLUSH));
+	u64 now = ktime_get_ns();
+
+	spin_lock_irqsave(&ring->lock, flags);
+	rec = &ring->r[ring->next % REMAP_RING_SIZE];
+	rec->seq = ring->next++;
+	rec->kind = kind;
+	rec->opf = opf;
+	rec->member = member;
+	rec->main = main;
+	rec->sector = sector;
+	rec->len = len;
+	rec->status = status;
+	rec->ns = now;
+	if (kind == KIND_FAILED || kind == KIND_HELD) {
+		atomic64_inc(&rd->errors);
+		remap_health_error(&rd->health, now);
+	}
+	spin_unlock_irqrestore(&ring->lock, flags);
+	/* The owner of a managed one reads the ring, and other errors from the log. */
+	if (!rd->managed && kind == KIND_FAILED)
+		pr_err_ratelimited(REMAP_LOG "I/O error: %s of %u sectors at %llu on %s, status %s\n",
+				   op_name(opf), len, sector,
+				   member ? "a spare" : "main", status_name(status));
+	remap_event(rd);
 }
 
 static const char *flag_names(u32 opf)
