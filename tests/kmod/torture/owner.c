@@ -506,7 +506,7 @@ void *surgeon_run(void *arg)
 
 void *keeper_run(void *arg)
 {
-	struct disk *d = ((struct keeper *)arg)->d;
+	struct disk *d = arg;
 	struct rnd r = rnd_for(201);
 
 	while (!over()) {
@@ -548,7 +548,7 @@ static void load_something(struct disk *d, struct rnd *r)
 
 void *suspender_run(void *arg)
 {
-	struct disk *d = ((struct keeper *)arg)->d;
+	struct disk *d = arg;
 	struct rnd r = rnd_for(202 + d->managed);
 
 	while (!over()) {

@@ -149,7 +149,7 @@ void take_over(struct disk *d);
 void show_device(struct disk *d);
 void must(int r, const char *what);
 
-/* ---- threads: each takes its struct ---- */
+/* ---- threads: each takes its struct, or a disk ---- */
 
 struct io_thread { struct disk *d; unsigned int nr; };
 void *io_run(void *io_thread);
@@ -171,10 +171,10 @@ struct surgeon {
 };
 void *surgeon_run(void *surgeon);
 
-struct keeper { struct disk *d; };
-void *keeper_run(void *keeper);
-void *asker_run(void *keeper);
-void *refused_run(void *keeper);
+void *keeper_run(void *disk);
+void *asker_run(void *disk);
+void *refused_run(void *disk);
+void *suspender_run(void *disk);
 
 struct breaker {
 	struct disk *d;
@@ -183,7 +183,6 @@ struct breaker {
 	int main_lines, spare_lines;
 };
 void *breaker_run(void *breaker);
-void *suspender_run(void *keeper);
 
 /* Devices that come and go (cycles.c). */
 void *cycles_run(void *unused);
