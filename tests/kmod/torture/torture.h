@@ -16,8 +16,10 @@
 #define ACTIONS(X)							\
 	X(read) X(write) X(write_fua) X(write_nowait) X(read_nowait)	\
 	X(discard) X(zeroes) X(flush) X(readahead) X(over_1_mib)	\
+	X(burst)							\
 	X(read_of_lost) X(error_excused)				\
 	X(fence) X(seal) X(unfence) X(fence_expired) X(fence_failed)	\
+	X(fence_churned)						\
 	X(add) X(replace) X(remove) X(clear) X(lose)			\
 	X(bad_block) X(held) X(healed) X(released) X(expired) X(retried)\
 	X(lease_ended) X(own) X(stale_token) X(refused)			\
@@ -161,6 +163,9 @@ struct mover {
 	uint64_t start, end, spare_start, spare_end;
 };
 void *mover_run(void *mover);
+
+/* Fences over the last block of a disk that come and go as fast as can be. */
+void *churner_run(void *disk);
 
 /* Blocks of main that fail, and what its owner does about it. */
 struct surgeon {
