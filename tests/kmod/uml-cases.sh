@@ -1017,17 +1017,21 @@ case_error_ring() {
 }
 
 case_ring_overflow() {
-	bad_main
-	dmsetup create r --table "0 $LEN dm-remap-v4 $M $SPARE"
-	i=0
-	while [ $i -lt 20 ]; do
-		# 32 errors of one block each
-		dd if=$R of=/dev/null bs=512 skip=8000 count=8 iflag=direct conv=noerror 2>/dev/null || true
-		i=$((i + 1))
-	done
+	dmsetup create m <<-T
+		0 8000 linear $MAIN 0
+		8000 800 error
+		8800 $((LEN - 8800)) linear $MAIN 8800
+	T
+	dmsetup create r --table "0 $LEN dm-remap-v4 /dev/mapper/m $SPARE"
+	dd if=$R of=/dev/null bs=512 skip=8000 count=700 iflag=direct conv=noerror 2>/dev/null || true
 	n=$(field 9)
-	[ "$n" -gt 100 ] || die "only $n"
-	[ "$(msg errors 1 | wc -l)" -le 129 ]
+	[ "$n" -gt 600 ] || die "only $n"
+	# What is gone shows as a gap, and the rest comes in parts.
+	msg errors 0 >/run/errors
+	want "errors $((n - 512)) $n" head -n 1 /run/errors
+	[ "$(sed -n 2p /run/errors | cut -d' ' -f2)" = $((n - 512)) ] || die "$(head -n 2 /run/errors)"
+	[ "$(wc -l </run/errors)" = 129 ]
+	[ "$(msg errors $((n - 5)) | wc -l)" = 6 ]
 }
 
 case_spare_fails_in_redrive() {

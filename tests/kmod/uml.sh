@@ -27,7 +27,7 @@ make -C "$tree" ARCH=um SUBARCH=x86_64 M="$build" -j"${JOBS:-2}" modules >"$out/
 make -s -C "$here" out/iotool out/bulk out/messages out/ranges
 
 log=$out/uml-console.log
-timeout -k 5 "${UML_TIMEOUT:-900}" "$tree/linux" mem=768M rootfstype=hostfs rootflags=/ ro \
+timeout -k 5 "${UML_TIMEOUT:-1800}" "$tree/linux" mem=768M rootfstype=hostfs rootflags=/ ro \
 	brd.rd_nr=6 brd.rd_size=32768 panic=-1 console=tty0 con0=null,fd:1 con=null \
 	init="$here/uml-init.sh" RG_TESTS="$here" RG_CASES="$(echo "$*" | tr ' ' ,)" RG_SEED="${SEED:-1}" \
 	</dev/null >"$log" 2>&1 || true

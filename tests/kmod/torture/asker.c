@@ -49,7 +49,7 @@ static void check_dump(struct disk *d)
 void *asker_run(void *arg)
 {
 	static const char *const texts[] = { "help", "status", "stats", "health", "clear_stats" };
-	struct disk *d = ((struct keeper *)arg)->d;
+	struct disk *d = arg;
 	struct rnd r = rnd_for(210 + d->managed);
 	static _Thread_local char reply[DM_REPLY];
 	unsigned long long remaps, errors;
@@ -79,7 +79,7 @@ static void want(int got, int expected, const char *what)
 
 void *refused_run(void *arg)
 {
-	struct disk *d = ((struct keeper *)arg)->d;
+	struct disk *d = arg;
 	unsigned long long len = d->len;
 
 	while (!over()) {

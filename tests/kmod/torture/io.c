@@ -144,6 +144,18 @@ static void do_readahead(struct job *j)
 	did(DID_readahead);
 }
 
+/* Reads in quick succession, for lookups that meet changes; only that they do no harm. */
+static void do_burst(struct job *j)
+{
+	for (int i = 0; i < 50; i++) {
+		uint64_t at = j->d->base + rnd(&j->r, j->d->len);
+
+		if (pread(j->d->fd, j->buffer, 512, at * 512) < 0 && errno != EIO && errno != ENODATA)
+			check_error(j, "burst", errno);
+	}
+	did(DID_burst);
+}
+
 static void one(struct job *j)
 {
 	unsigned int what = rnd(&j->r, 100);
@@ -165,10 +177,12 @@ static void one(struct job *j)
 		do_discard(j);
 	else if (what < 95)
 		do_zeroes(j);
-	else if (what < 98)
+	else if (what < 97)
 		do_flush(j);
-	else
+	else if (what < 99)
 		do_readahead(j);
+	else
+		do_burst(j);
 }
 
 void *io_run(void *arg)

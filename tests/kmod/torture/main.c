@@ -286,12 +286,12 @@ static void run(void)
 	struct io_thread io[IO_THREADS + 2];
 	struct mover m[] = {
 		{ &managed, 100, 0, DUST_LEN, 16384, 2048, SPARE_LEN - 16 },
-		{ &managed, 101, 1, 16384, MAIN_LEN - 8, 8, SPARE_LEN - 16 },
+		{ &managed, 101, 1, 16384, MAIN_LEN - BLOCK, BLOCK, SPARE_LEN - 16 },
 		{ &plain, 102, 0, 0, PLAIN_LEN - 1, 0, SPARE_LEN },
 	};
 	struct surgeon s = { &managed, "dust", DUST_LEN / BLOCK, 16 };
 	struct breaker b = { &managed, "main", "spare", main_table, spare_table, 2, 1 };
-	struct keeper of[] = { { &managed }, { &plain } };
+	struct disk *both[] = { &managed, &plain };
 	pthread_t t[32];
 	int n = 0;
 
@@ -303,12 +303,13 @@ static void run(void)
 	for (int i = 0; i < 3; i++)
 		pthread_create(&t[n++], NULL, mover_run, &m[i]);
 	pthread_create(&t[n++], NULL, surgeon_run, &s);
-	pthread_create(&t[n++], NULL, keeper_run, &of[0]);
+	pthread_create(&t[n++], NULL, churner_run, &managed);
+	pthread_create(&t[n++], NULL, keeper_run, &managed);
 	pthread_create(&t[n++], NULL, breaker_run, &b);
 	for (int i = 0; i < 2; i++) {
-		pthread_create(&t[n++], NULL, asker_run, &of[i]);
-		pthread_create(&t[n++], NULL, refused_run, &of[i]);
-		pthread_create(&t[n++], NULL, suspender_run, &of[i]);
+		pthread_create(&t[n++], NULL, asker_run, both[i]);
+		pthread_create(&t[n++], NULL, refused_run, both[i]);
+		pthread_create(&t[n++], NULL, suspender_run, both[i]);
 	}
 	pthread_create(&t[n++], NULL, cycles_run, NULL);
 	while (n)

@@ -352,6 +352,22 @@ void *mover_run(void *arg)
 	return NULL;
 }
 
+void *churner_run(void *arg)
+{
+	struct disk *d = arg;
+	char reply[DM_REPLY];
+	unsigned int id;
+
+	while (!over()) {
+		must(tell(d, reply, "fence %llu %u %u", (unsigned long long)d->len - BLOCK, BLOCK,
+			  FENCE_MS), "fence");
+		if (sscanf(reply, "fence %u", &id) == 1)
+			must(tell(d, NULL, "unfence %u", id), "unfence");
+		did(DID_fence_churned);
+	}
+	return NULL;
+}
+
 /* ---- bad blocks ---- */
 
 enum block { GOOD, BAD, CURED };
@@ -506,7 +522,7 @@ void *surgeon_run(void *arg)
 
 void *keeper_run(void *arg)
 {
-	struct disk *d = ((struct keeper *)arg)->d;
+	struct disk *d = arg;
 	struct rnd r = rnd_for(201);
 
 	while (!over()) {
@@ -548,7 +564,7 @@ static void load_something(struct disk *d, struct rnd *r)
 
 void *suspender_run(void *arg)
 {
-	struct disk *d = ((struct keeper *)arg)->d;
+	struct disk *d = arg;
 	struct rnd r = rnd_for(202 + d->managed);
 
 	while (!over()) {

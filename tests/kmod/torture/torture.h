@@ -16,8 +16,10 @@
 #define ACTIONS(X)							\
 	X(read) X(write) X(write_fua) X(write_nowait) X(read_nowait)	\
 	X(discard) X(zeroes) X(flush) X(readahead) X(over_1_mib)	\
+	X(burst)							\
 	X(read_of_lost) X(error_excused)				\
 	X(fence) X(seal) X(unfence) X(fence_expired) X(fence_failed)	\
+	X(fence_churned)						\
 	X(add) X(replace) X(remove) X(clear) X(lose)			\
 	X(bad_block) X(held) X(healed) X(released) X(expired) X(retried)\
 	X(lease_ended) X(own) X(stale_token) X(refused)			\
@@ -149,7 +151,7 @@ void take_over(struct disk *d);
 void show_device(struct disk *d);
 void must(int r, const char *what);
 
-/* ---- threads: each takes its struct ---- */
+/* ---- threads: each takes its struct, or a disk ---- */
 
 struct io_thread { struct disk *d; unsigned int nr; };
 void *io_run(void *io_thread);
@@ -162,6 +164,9 @@ struct mover {
 };
 void *mover_run(void *mover);
 
+/* Fences over the last block of a disk that come and go as fast as can be. */
+void *churner_run(void *disk);
+
 /* Blocks of main that fail, and what its owner does about it. */
 struct surgeon {
 	struct disk *d;
@@ -171,10 +176,10 @@ struct surgeon {
 };
 void *surgeon_run(void *surgeon);
 
-struct keeper { struct disk *d; };
-void *keeper_run(void *keeper);
-void *asker_run(void *keeper);
-void *refused_run(void *keeper);
+void *keeper_run(void *disk);
+void *asker_run(void *disk);
+void *refused_run(void *disk);
+void *suspender_run(void *disk);
 
 struct breaker {
 	struct disk *d;
@@ -183,7 +188,6 @@ struct breaker {
 	int main_lines, spare_lines;
 };
 void *breaker_run(void *breaker);
-void *suspender_run(void *keeper);
 
 /* Devices that come and go (cycles.c). */
 void *cycles_run(void *unused);
