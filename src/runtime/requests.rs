@@ -6,13 +6,16 @@ use super::daemon::{ABSENT, Claims, Daemon, Input, now};
 use super::forget;
 use super::inputs;
 use super::storekeeper::Storekeeper;
-use crate::control::{HistoryReport, Reason, Request, Said, SetReport, StatusReport};
+use crate::control::{HistoryReport, NewsReport, Reason, Request, Said, SetReport, StatusReport};
 use crate::edge::FoundDevice;
 use crate::engine::Event;
-use crate::model::{Entry, Extent, SetDescription, SetId, SetName, What};
+use crate::model::{Entry, Extent, Millis, SetDescription, SetId, SetName, What};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use tokio::sync::oneshot::{Receiver, Sender};
+
+/// Entries in one answer to `News`.
+const MOST_NEWS: usize = 1_000;
 
 type Tell = Sender<Result<Value, Reason>>;
 
@@ -48,6 +51,7 @@ impl Daemon {
         match request {
             Request::Status { name } => self.status(name, tell),
             Request::History { name, since, limit } => self.history(name, since, limit, tell),
+            Request::News { after } => self.news(after, tell),
             Request::Create { name, main, spares, overwrite_spare } => {
                 self.create(Wish { name, main, spares, overwrite_spare }, tell);
             }
@@ -114,7 +118,7 @@ impl Daemon {
         });
     }
 
-    fn history(&mut self, name: Option<SetName>, since: crate::model::Millis, limit: usize, tell: Tell) {
+    fn history(&mut self, name: Option<SetName>, since: Millis, limit: usize, tell: Tell) {
         self.store.queue(move |store| {
             let entries = store.history(None, since, usize::MAX).map_err(|error| Reason::from(error.to_string()));
             drop(tell.send(entries.and_then(|entries| {
@@ -129,6 +133,22 @@ impl Daemon {
                 entries.drain(..entries.len().saturating_sub(limit));
                 json(HistoryReport { entries })
             })));
+        });
+    }
+
+    fn news(&mut self, after: Option<u64>, tell: Tell) {
+        self.store.queue(move |store| {
+            let report = match after {
+                Some(number) => store.history_after(number, MOST_NEWS).map(|entries| {
+                    let last = entries.last().map_or(number, |entry| entry.number);
+                    NewsReport { entries, last }
+                }),
+                None => store.history(None, Millis(0), 1).map(|newest| {
+                    let last = newest.last().map_or(0, |entry| entry.number);
+                    NewsReport { entries: Vec::new(), last }
+                }),
+            };
+            drop(tell.send(report.map_err(|error| Reason::from(error.to_string())).and_then(json)));
         });
     }
 
