@@ -112,7 +112,10 @@ fn trace(layer_of: &dyn Fn(Number) -> Layer, number: Number, pieces: Vec<Piece>)
             return Err(NotOnASet(format!("its file system is on {what}, which is no device of remap-guardian")));
         }
     };
-    let mut parts = pieces.is_empty().then(|| runs.iter().map(|run| (run.below, Vec::new())).collect()).unwrap_or_else(Vec::new);
+    let mut parts: Vec<(Number, Vec<Piece>)> = Vec::new();
+    if pieces.is_empty() {
+        parts.extend(runs.iter().map(|run| (run.below, Vec::new())));
+    }
     for piece in pieces {
         for run in &runs {
             let start = piece.at.start().0.max(run.start);
