@@ -1,5 +1,5 @@
 //! How libdm keeps groups: the region with the lowest id of a group, its leader, carries the group in its aux data, as
-//! `DMS_GROUP="<alias>":<member list>#<aux data of its own>`.
+//! `DMS_GROUP=<alias>:<member list>#<aux data of its own>`.
 
 use crate::region::Region;
 use std::collections::BTreeSet;
@@ -12,8 +12,8 @@ const NONE: &str = "-";
 /// What a leader's aux data say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Descriptor {
-    /// The group's name.
-    pub alias: Option<String>,
+    /// The group's name, as it is written: newer versions of libdm put it in quotes, older ones do not. Empty for none.
+    pub alias: String,
     /// The ids of its regions, as ranges.
     pub members: Vec<RangeInclusive<u32>>,
     /// What else the leader carries.
@@ -24,20 +24,17 @@ impl Descriptor {
     /// Reads aux data; `None` if they describe no group.
     pub fn parse(aux: &str) -> Option<Descriptor> {
         let text = aux.strip_prefix(TAG)?;
-        let rest = |alias: Option<&str>, rest: &str| {
+        let whole = |alias: &str| !alias.starts_with('"') || (alias.len() > 1 && alias.ends_with('"'));
+        // An alias may hold anything, also what looks like its end: the first end that a list follows is taken.
+        text.match_indices(':').filter(|(end, _)| whole(&text[..*end])).find_map(|(end, _)| {
+            let rest = &text[end + 1..];
             let (list, user) = rest.split_once('#').unwrap_or((rest, NONE));
-            Some(Descriptor { alias: alias.map(str::to_owned), members: parse_list(list)?, user: user.to_owned() })
-        };
-        match text.strip_prefix('"') {
-            // An alias may hold anything, also what looks like its end.
-            Some(text) => text.match_indices("\":").find_map(|(end, mark)| rest(Some(&text[..end]), &text[end + mark.len()..])),
-            None => rest(None, text.strip_prefix(':')?),
-        }
+            Some(Descriptor { alias: text[..end].to_owned(), members: parse_list(list)?, user: user.to_owned() })
+        })
     }
 
     /// The aux data for a group of `members`.
-    pub fn format(alias: Option<&str>, members: &BTreeSet<u32>, user: &str) -> String {
-        let alias = alias.map(|alias| format!("\"{alias}\"")).unwrap_or_default();
+    pub fn format(alias: &str, members: &BTreeSet<u32>, user: &str) -> String {
         format!("{TAG}{alias}:{}#{}", format_list(members), if user.is_empty() { NONE } else { user })
     }
 }
@@ -70,8 +67,8 @@ fn format_list(ids: &BTreeSet<u32>) -> String {
 /// A group, with the regions of it that exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// Its name.
-    pub alias: Option<String>,
+    /// Its name, as it is written.
+    pub alias: String,
     /// What else its leader carries.
     pub user: String,
     /// Its leader: new regions count as this one does.
@@ -100,17 +97,28 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn parsed(aux: &str) -> Option<(Option<String>, Vec<RangeInclusive<u32>>, String)> {
+    fn parsed(aux: &str) -> Option<(String, Vec<RangeInclusive<u32>>, String)> {
         Descriptor::parse(aux).map(|found| (found.alias, found.members, found.user))
     }
 
     #[test]
     fn descriptors_of_libdm_are_read() {
-        assert_eq!(parsed("DMS_GROUP=\"vm.img\":0-2,5#-"), Some((Some("vm.img".into()), vec![0..=2, 5..=5], "-".into())));
-        assert_eq!(parsed("DMS_GROUP=:7#mine #1"), Some((None, vec![7..=7], "mine #1".into())));
-        assert_eq!(parsed("DMS_GROUP=\"a\":1"), Some((Some("a".into()), vec![1..=1], "-".into())));
-        assert_eq!(parsed("DMS_GROUP=\"a\":b#\":3#-").unwrap().0.unwrap(), "a\":b#");
-        for bad in ["", "-", "DMS_GROUP=", "DMS_GROUP=\"a:1#-", "DMS_GROUP=:#-", "DMS_GROUP=:2-1#-", "DMS_GROUP=:1,#-"] {
+        assert_eq!(parsed("DMS_GROUP=vm.img:0-2,5#-"), Some(("vm.img".into(), vec![0..=2, 5..=5], "-".into())));
+        assert_eq!(parsed("DMS_GROUP=\"vm img\":0#-"), Some(("\"vm img\"".into(), vec![0..=0], "-".into())));
+        assert_eq!(parsed("DMS_GROUP=:7#mine #1"), Some((String::new(), vec![7..=7], "mine #1".into())));
+        assert_eq!(parsed("DMS_GROUP=a:1"), Some(("a".into(), vec![1..=1], "-".into())));
+        assert_eq!(parsed("DMS_GROUP=\"a:1#b\":3#-").unwrap().0, "\"a:1#b\"");
+        assert_eq!(parsed("DMS_GROUP=a:b:3#-").unwrap().0, "a:b");
+        for bad in [
+            "",
+            "-",
+            "DMS_GROUP=",
+            "DMS_GROUP=\"a:1#-",
+            "DMS_GROUP=\":1#-",
+            "DMS_GROUP=:#-",
+            "DMS_GROUP=:2-1#-",
+            "DMS_GROUP=:1,#-",
+        ] {
             assert_eq!(parsed(bad), None, "{bad}");
         }
     }
@@ -135,9 +143,9 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read(
-            alias in prop::option::of("[^\"]*"), ids in prop::collection::btree_set(0u32..40, 1..20), user in "[^ ]+",
+            alias in "|[a-z :#.]*[a-z]|\"[^\"]*\"", ids in prop::collection::btree_set(0u32..40, 1..20), user in "[^ ]+",
         ) {
-            let found = Descriptor::parse(&Descriptor::format(alias.as_deref(), &ids, &user)).unwrap();
+            let found = Descriptor::parse(&Descriptor::format(&alias, &ids, &user)).unwrap();
             prop_assert_eq!(found.members.into_iter().flatten().collect::<BTreeSet<u32>>(), ids);
             prop_assert_eq!((found.alias, found.user), (alias, user));
         }

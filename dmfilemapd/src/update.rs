@@ -89,7 +89,7 @@ pub fn apply(kernel: &mut impl Kernel, group: &Group, plan: &Plan) -> Result<Opt
     }
     let first = members.first().copied();
     if let Some(first) = first {
-        set_aux(kernel, first, &Descriptor::format(group.alias.as_deref(), &members, &group.user))?;
+        set_aux(kernel, first, &Descriptor::format(&group.alias, &members, &group.user))?;
         if first != leader && members.contains(&leader) {
             set_aux(kernel, leader, "-")?;
         }

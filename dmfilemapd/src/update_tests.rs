@@ -83,7 +83,7 @@ fn made(foreign: u32, places: &BTreeSet<u64>) -> (Model, u32) {
     let create = |extent| model.message(&format!("@stats_create {extent} /1 {COUNTS} dmstats -")).unwrap().parse().unwrap();
     let members: BTreeSet<u32> = extents(places).into_iter().map(create).collect();
     let first = *members.first().unwrap();
-    set_aux(&mut model, first, &Descriptor::format(Some("vm image"), &members, "kept")).unwrap();
+    set_aux(&mut model, first, &Descriptor::format("vm image", &members, "kept")).unwrap();
     (model, first)
 }
 
@@ -99,7 +99,7 @@ fn check(model: &mut Model, id: u32, wanted: &BTreeSet<Extent>, foreign: usize) 
     let group = Group::find(&regions, id).unwrap();
     assert_eq!(group.members.iter().map(|region| region.extent).collect::<BTreeSet<_>>(), *wanted);
     assert_eq!(group.members.len(), wanted.len());
-    assert_eq!((group.alias.as_deref(), group.user.as_str()), (Some("vm image"), "kept"));
+    assert_eq!((group.alias.as_str(), group.user.as_str()), ("vm image", "kept"));
     let counts = Counts { precise: true, histogram: Some("10,20".into()) };
     assert!(group.members.iter().all(|region| region.counts == counts && region.program == "dmstats"));
     assert!(group.members.iter().all(|region| region.id == id || region.aux == "-"), "one leader");

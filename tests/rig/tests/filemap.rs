@@ -330,7 +330,8 @@ impl Trial {
         for region in &regions {
             ensure!(region.ends_with(" precise_timestamps histogram:10000000,20000000"), "{region}");
         }
-        ensure!(regions[0].contains("DMS_GROUP=\"vm\":1-2#-"), "{}", regions[0]);
+        // libdm has learnt to put an alias in quotes.
+        ensure!(regions[0].replace('"', "").contains("DMS_GROUP=vm:1-2#-"), "{}", regions[0]);
         self.held("new regions count as the first one does; alias and program id are kept");
         self.script("fallocate -p -o 0 -l 2M c")?;
         self.wait_for_regions("rig", 1)?;
