@@ -51,8 +51,8 @@ fn prepare() -> Result<(Args, Monitor), Error> {
     let mut device = Device::of(&file, &args.path)?;
     fiemap::extents(&file)
         .map_err(|error| Error::File(format!("{}: its extents cannot be read (FIEMAP): {error}", args.path.display())))?;
-    find_group(&mut device, args.group)?;
-    let monitor = Monitor::new(args.clone(), file, device, Log(args.verbose));
+    let group = find_group(&mut device, args.group)?;
+    let monitor = Monitor::new(args.clone(), file, device, &group, Log(args.verbose));
     Ok((args, monitor))
 }
 

@@ -11,6 +11,7 @@ use crate::fiemap;
 use crate::file::{self, Seen};
 use crate::group::Group;
 use crate::log::Log;
+use crate::region::Region;
 use crate::update::{self, Kernel, Plan};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -77,6 +78,8 @@ pub struct Monitor {
     args: Args,
     log: Log,
     group: u32,
+    /// The group's name and program: another group that takes over the id of a deleted one is not ours to change.
+    named: (String, String),
     /// Follow-inode: the file. Follow-path holds none, so that it is freed when it is unlinked.
     file: Option<File>,
     seen: Option<(Seen, Instant)>,
@@ -87,9 +90,10 @@ pub struct Monitor {
 
 impl Monitor {
     /// Of a file that is open, on a device with a group for it.
-    pub fn new(args: Args, file: File, device: Device, log: Log) -> Monitor {
+    pub fn new(args: Args, file: File, device: Device, group: &Group, log: Log) -> Monitor {
         let file = (args.mode == Mode::Inode).then_some(file);
-        Monitor { device, group: args.group, args, log, file, seen: None, extents: BTreeSet::new(), absent: None }
+        let (group, named) = (args.group, name(group));
+        Monitor { device, group, named, args, log, file, seen: None, extents: BTreeSet::new(), absent: None }
     }
 
     /// Looks until there is an end.
@@ -123,7 +127,7 @@ impl Monitor {
             Err(_) if !self.device.exists() => return Ok(Some(End::GroupRemoved)),
             regions => regions?,
         };
-        let Some(group) = Group::find(&regions, self.group) else { return Ok(Some(End::GroupRemoved)) };
+        let Some(group) = self.ours(&regions) else { return Ok(Some(End::GroupRemoved)) };
         let at_path = if self.args.mode == Mode::Path { file::open_if_there(&self.args.path)? } else { None };
         let Some(file) = self.file.as_ref().or(at_path.as_ref()) else {
             return Ok(self.is_absent("Waiting for unlinked path").then_some(End::NoFile));
@@ -160,6 +164,10 @@ impl Monitor {
         Ok(None)
     }
 
+    fn ours(&self, regions: &[Region]) -> Option<Group> {
+        Group::find(regions, self.group).filter(|group| name(group) == self.named)
+    }
+
     /// Whether the file has been missing or empty for longer than is tolerated.
     fn is_absent(&mut self, waiting: &str) -> bool {
         self.log.say(3, waiting);
@@ -170,7 +178,8 @@ impl Monitor {
         // Gone with the file.
         let _lock = lock()?;
         // What another daemon did meanwhile counts.
-        let Some(group) = Group::find(&update::list(&mut self.device)?, self.group) else { return Ok(()) };
+        let regions = update::list(&mut self.device)?;
+        let Some(group) = self.ours(&regions) else { return Ok(()) };
         let plan = Plan::new(&group, &self.extents);
         if plan.is_empty() {
             return Ok(());
@@ -188,6 +197,10 @@ impl Monitor {
         }
         Ok(())
     }
+}
+
+fn name(group: &Group) -> (String, String) {
+    (group.alias.clone(), group.leader.program.clone())
 }
 
 /// A device whose messages are logged.
