@@ -4,11 +4,14 @@ use crate::Error;
 use rustix::fs::{FileType, OFlags, Stat, fstat};
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Opens the file behind an inherited descriptor anew, and closes the descriptor: what is open then is ours alone.
+/// Opens the file behind an inherited descriptor anew and closes everything that was inherited, but for the standard
+/// streams: what is open then is ours alone, and a daemon keeps nothing busy that it was not asked to.
+///
+/// To be called before anything else is opened.
 ///
 /// # Errors
 /// If the descriptor is closed, or the file cannot be opened.
@@ -21,9 +24,14 @@ pub fn take(descriptor: i32, path: &Path) -> Result<File, Error> {
         )),
         _ => Error::File(format!("file descriptor {descriptor} cannot be used: {error}")),
     })?;
-    // SAFETY: a number above those of the standard streams that was open when this process began, since nothing else has
-    // been opened yet; nobody else here owns it.
-    drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
+    let ours = file.as_raw_fd().unsigned_abs();
+    for (first, last) in [(3, ours - 1), (ours + 1, u32::MAX)] {
+        // SAFETY: these descriptors were open when this process began: nothing here owns one of them, and the one that has
+        // been opened since is left out.
+        if first <= last && unsafe { libc::close_range(first, last, 0) } != 0 {
+            return Err(Error::Kernel(format!("inherited descriptors cannot be closed: {}", io::Error::last_os_error())));
+        }
+    }
     Ok(file)
 }
 

@@ -7,7 +7,7 @@ use super::forget;
 use super::inputs;
 use super::storekeeper::Storekeeper;
 use crate::control::{HistoryReport, NewsReport, Reason, Request, Said, SetReport, StatusReport};
-use crate::edge::FoundDevice;
+use crate::edge::{FoundDevice, Store, StoreError};
 use crate::engine::Event;
 use crate::model::{Entry, Extent, Millis, SetDescription, SetId, SetName, What};
 use serde_json::Value;
@@ -138,17 +138,8 @@ impl Daemon {
 
     fn news(&mut self, after: Option<u64>, tell: Tell) {
         self.store.queue(move |store| {
-            let report = match after {
-                Some(number) => store.history_after(number, MOST_NEWS).map(|entries| {
-                    let last = entries.last().map_or(number, |entry| entry.number);
-                    NewsReport { entries, last }
-                }),
-                None => store.history(None, Millis(0), 1).map(|newest| {
-                    let last = newest.last().map_or(0, |entry| entry.number);
-                    NewsReport { entries: Vec::new(), last }
-                }),
-            };
-            drop(tell.send(report.map_err(|error| Reason::from(error.to_string())).and_then(json)));
+            let report = news(store, after).map_err(|error| Reason::from(error.to_string()));
+            drop(tell.send(report.and_then(json)));
         });
     }
 
@@ -308,6 +299,18 @@ impl Daemon {
             format!("  /dev/mapper/{}  /where  auto  nofail,x-systemd.device-timeout=2min  0 2", desc.name),
         ])));
     }
+}
+
+fn news(store: &dyn Store, after: Option<u64>) -> Result<NewsReport, StoreError> {
+    let newest = store.history(None, Millis(0), 1)?.last().map_or(0, |entry| entry.number);
+    let after = match after {
+        None => newest,
+        // A store that was made anew counts from 1 again.
+        Some(after) if newest < after => 0,
+        Some(after) => after,
+    };
+    let entries = store.history_after(after, MOST_NEWS)?;
+    Ok(NewsReport { last: entries.last().map_or(after, |entry| entry.number), entries })
 }
 
 /// Lines for people; and the spares that are blank now, if it was done.

@@ -2,14 +2,13 @@
 
 use super::devices::attribute;
 use crate::actuate::target_text::UUID_PREFIX;
+use crate::model::units::SECTOR_BYTES;
 use crate::model::{Extent, Sector, Sectors, SetId};
 use devicemapper::{DM, DevId, DmFlags, DmName, DmOptions};
 use std::fs::File;
 use std::ops::Range;
 use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-const SECTOR_BYTES: u64 = 512;
 
 /// A piece of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use crate::actuate::{Access, DirectDevice};
 use crate::edge::{BlockIo, IoError};
+use crate::model::units::SECTOR_BYTES;
 use crate::model::{Extent, Sector, Sectors};
 use crate::sources::file_map::{FileMap, Piece};
 use anyhow::Context;
@@ -61,8 +62,6 @@ fn check(device: &dyn BlockIo, pieces: &[Piece], pace: impl Fn(u64), mut tell: i
     });
     tell(Finding::Done { bytes: read.bytes, bad: read.bad * SECTOR_BYTES, stopped: stopped.break_value() });
 }
-
-const SECTOR_BYTES: u64 = 512;
 
 #[derive(Default)]
 struct Progress {

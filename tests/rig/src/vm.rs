@@ -164,8 +164,13 @@ impl Vm {
     /// # Errors
     /// If there is none, or it cannot be unpacked.
     pub fn install(&mut self) -> Result<()> {
-        self.ok("tar -x -C / --keep-directory-symlink -f /dev/disk/by-id/virtio-payload
-            depmod -a && systemctl daemon-reload && udevadm control --reload && systemd-tmpfiles --create")?;
+        // Takes more than a minute where the guest is emulated and the machine is busy.
+        let output = self.run_for(
+            BOOT,
+            "tar -x -C / --keep-directory-symlink -f /dev/disk/by-id/virtio-payload
+            depmod -a && systemctl daemon-reload && udevadm control --reload && systemd-tmpfiles --create",
+        )?;
+        ensure!(output.success(), "the payload cannot be installed: {output}");
         Ok(())
     }
 
