@@ -120,7 +120,7 @@ impl Trial {
 
     /// The areas that dmstats prints counters of.
     fn printed(&mut self) -> Result<BTreeSet<(u64, u64)>> {
-        let text = self.vm.ok(&format!("dmstats print {}", self.device))?;
+        let text = self.vm.ok(&format!("dmstats print --allregions {}", self.device))?;
         let range = |line: &str| -> Option<(u64, u64)> {
             let (start, len) = line.split_whitespace().next()?.split_once('+')?;
             Some((start.parse().ok()?, len.parse().ok()?))
@@ -169,7 +169,8 @@ impl Trial {
 
     fn clean(&mut self) -> Result<()> {
         self.vm.ok(&format!(
-            "dmstats delete --allregions --force {} || dmstats delete --allregions {0}; rm -rf /srv/fm/*",
+            "for id in $(dmsetup message {0} 0 @stats_list | cut -d: -f1); do dmsetup message {0} 0 @stats_delete $id; done
+            rm -rf /srv/fm/*",
             self.device
         ))?;
         let left = self.state()?;
@@ -246,7 +247,8 @@ impl Trial {
         self.script("rm p; sleep 0.4; head -c 500k /dev/urandom >p")?;
         self.in_step(group, "p", "removed and made anew")?;
         self.runs("a replaced file")?;
-        self.script("fuser p && exit 1 || true")?;
+        let open = "ls -l /proc/$(pgrep -x dmfilemapd)/fd | grep -q /srv/fm/";
+        self.script(&format!("for i in 1 2 3 4 5; do {open} || exit 0; sleep 0.2; done; exit 1"))?;
         self.held("between its looks it does not keep the file open");
         self.script("mv p q")?;
         self.ends("no file at the path")?;
@@ -280,7 +282,7 @@ impl Trial {
         self.script("head -c 1M /dev/urandom >>two")?;
         // The kernel gives out the lowest id that is free, and a group has the id of its lowest region.
         self.in_step(one, "two", "with a lower region id free")?;
-        self.vm.ok(&format!("dmstats delete --allregions {0} || dmstats delete --allregions --force {0}", self.device))?;
+        self.vm.ok(&format!("dmstats delete --allregions {}", self.device))?;
         self.ends("its group was deleted")?;
         self.clean()
     }
