@@ -4,6 +4,7 @@
 # make shell     the demo's guest, with a prompt
 # make build     daemon and kernel module for this machine
 # make install   put what was built in place (as root; DESTDIR and PREFIX are honoured)
+# make install-dmfilemapd   the same for dmfilemapd, which a distribution may have as a package of its own
 # make bench     what an I/O costs, in instructions, beside dm-linear
 # make clean
 
@@ -25,7 +26,7 @@ guest    = $(shell $(rig)/make-guest.sh where)
 
 export RIG_PAYLOAD := $(stage)
 
-.PHONY: demo test soak shell bench build daemon module install stage setup toolchain clean
+.PHONY: demo test soak shell bench build daemon dmfilemapd module install install-dmfilemapd stage setup toolchain clean
 .DEFAULT_GOAL := build
 
 demo: stage
@@ -52,6 +53,9 @@ build: daemon module
 daemon: toolchain
 	cargo build --release --locked
 
+dmfilemapd: toolchain
+	cargo build --release --locked -p dmfilemapd
+
 # Built in a copy, so that one tree serves any number of kernels. W=1 is passed on where it is set.
 module:
 	mkdir -p $(module)
@@ -75,10 +79,15 @@ install: $(if $(wildcard $(release)/remap-guardian),,daemon) $(if $(wildcard $(m
 	install -d -m 700 $(DESTDIR)/var/lib/remap-guardian
 	$(if $(DESTDIR),,depmod $(KVER) && systemctl daemon-reload && udevadm control --reload && systemd-tmpfiles --create)
 
-# The product as "make install" leaves it, for every kernel of the guest.
+install-dmfilemapd: $(if $(wildcard $(release)/dmfilemapd),,dmfilemapd)
+	install -D -m 755 $(release)/dmfilemapd $(DESTDIR)$(PREFIX)/sbin/dmfilemapd
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 dmfilemapd/dmfilemapd.8
+
+# The product as "make install" leaves it, for every kernel of the guest; and dmfilemapd.
 stage: setup toolchain
-	cargo build --release -p remap-guardian -p rig
+	cargo build --release -p remap-guardian -p rig -p dmfilemapd
 	rm -rf $(stage)
+	$(MAKE) --no-print-directory install-dmfilemapd DESTDIR=$(stage)
 	set -e; for version in $$(ls $(guest)/kernels); do \
 		$(MAKE) --no-print-directory module install DESTDIR=$(stage) \
 			KVER=$$version KDIR=$(guest)/kernels/$$version/build; \

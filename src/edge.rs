@@ -195,6 +195,8 @@ pub trait Store: Send {
     fn append(&self, entry: &Entry) -> Result<u64, StoreError>;
     /// History entries, oldest first: the last `limit` of those at or after `since` of `set` (all sets if none).
     fn history(&self, set: Option<SetId>, since: Millis, limit: usize) -> Result<Vec<Entry>, StoreError>;
+    /// The first `limit` history entries whose number is above `number`, oldest first.
+    fn history_after(&self, number: u64, limit: usize) -> Result<Vec<Entry>, StoreError>;
 }
 
 /// Space of one spare.

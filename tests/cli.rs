@@ -3,7 +3,7 @@
 use assert_cmd::Command;
 use std::path::Path;
 
-const VERBS: [&str; 7] = ["run", "create", "status", "history", "restore", "remap", "forget"];
+const VERBS: [&str; 8] = ["run", "create", "status", "history", "restore", "remap", "forget", "files watch"];
 
 /// The command, with its daemon's socket and store in an empty directory.
 fn command(dir: &Path) -> Command {
@@ -23,7 +23,8 @@ fn run(dir: &Path, args: &[&str]) -> (i32, String, String) {
 fn every_verb_has_help() {
     let dir = tempfile::tempdir().unwrap();
     for verb in VERBS {
-        let (code, out, _) = run(dir.path(), &[verb, "--help"]);
+        let words: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
+        let (code, out, _) = run(dir.path(), &words);
         assert_eq!(code, 0, "{verb}");
         assert!(verb == "run" || out.contains("Example"), "{verb} --help shows no example:\n{out}");
         assert!(out.contains("--json"), "{verb}");
@@ -63,6 +64,8 @@ fn bad_arguments_are_named() {
         (&["remap", "data", "x5"], "x5"),
         (&["history", "--since", "yesterday"], "yesterday"),
         (&["history", "--limit", "many"], "many"),
+        (&["files", "watch"], "<PATH>"),
+        (&["files", "mend", "f"], "mend"),
         (&["frobnicate"], "frobnicate"),
     ] {
         let (code, out, err) = run(dir.path(), args);
@@ -72,6 +75,23 @@ fn bad_arguments_are_named() {
     let (code, _, err) = run(dir.path(), &["remap", "data", "18446744073709551615"]);
     assert_eq!(code, 1);
     assert!(err.contains("beyond the last sector"), "{err}");
+}
+
+#[test]
+fn a_file_that_is_on_no_set_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("missing");
+    let folder = dir.path().to_str().unwrap();
+    for (path, says) in [
+        (missing.to_str().unwrap(), "No such file"),
+        (folder, "not a regular file"),
+        ("/dev/null", "not a regular file"),
+        ("/proc/version", "no block device"),
+    ] {
+        let (code, out, err) = run(dir.path(), &["files", "watch", path]);
+        assert_eq!((code, out.as_str()), (1, ""), "{path}");
+        assert!(err.contains(&format!("{path}: ")) && err.contains(says), "{path}: {err}");
+    }
 }
 
 #[test]

@@ -18,16 +18,17 @@ const MAY_USE: [(&str, &[&str]); 15] = [
     ("sources", &["actuate", "edge", "model"]),
     ("control", &["edge", "engine", "model"]),
     ("runtime", &["actuate", "config", "control", "edge", "engine", "format", "model", "policy", "sources", "store", "triage"]),
-    ("cli", &["actuate", "config", "control", "model", "runtime", "store"]),
+    ("cli", &["actuate", "config", "control", "edge", "model", "runtime", "sources", "store"]),
     ("sim", &["actuate", "edge", "engine", "format", "model", "plan", "policy", "store", "triage"]),
 ];
 
 /// Crates that bring effects, with the parts that may use them.
-const EFFECTS: [(&str, &[&str]); 4] = [
+const EFFECTS: [(&str, &[&str]); 5] = [
     ("sled", &["store"]),
     ("tokio", &["sources", "control", "runtime", "cli"]),
     ("devicemapper", &["actuate", "sources"]),
     ("smartctl_rs", &["sources"]),
+    ("dmfilemapd", &["sources"]),
 ];
 
 fn source() -> PathBuf {

@@ -1,6 +1,7 @@
 //! The command line: one verb per file, thin.
 
 pub mod create;
+pub mod files;
 pub mod forget;
 pub mod history;
 pub mod remap;
@@ -51,6 +52,8 @@ enum Verb {
     Remap(remap::Args),
     /// Give up a set that is not open, so that its disks can be used for something else
     Forget(forget::Args),
+    /// Watch the blocks of files
+    Files(files::Args),
     /// For udev rules: print properties of a device that is a spare
     #[command(hide = true)]
     UdevProbe(udev_probe::Args),
@@ -85,6 +88,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Restore(args) => restore::main(args, &settings, cli.json),
         Verb::Forget(args) => forget::main(args, &settings, cli.json),
         Verb::Remap(args) => remap::main(args, &settings, cli.json),
+        Verb::Files(args) => files::main(args, &settings, cli.json),
         Verb::UdevProbe(args) => udev_probe::main(args),
     }
 }

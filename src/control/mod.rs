@@ -35,6 +35,12 @@ pub enum Request {
         /// At most this many, the newest.
         limit: usize,
     },
+    /// What has happened since?
+    #[serde(rename = "io.remap_guardian.News")]
+    News {
+        /// The number of the last known entry; without it only the newest number is told.
+        after: Option<u64>,
+    },
     /// Make a set and open it.
     #[serde(rename = "io.remap_guardian.Create")]
     Create {
@@ -190,6 +196,15 @@ impl From<TargetStatus> for TargetReport {
 pub struct HistoryReport {
     /// Oldest first.
     pub entries: Vec<Entry>,
+}
+
+/// Answer to `News`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NewsReport {
+    /// Entries after the one that was asked for, oldest first, at most 1000.
+    pub entries: Vec<Entry>,
+    /// The number to ask with next.
+    pub last: u64,
 }
 
 /// Answer to `Create`, `Restore`, `Forget` and `Remap`: lines for people.

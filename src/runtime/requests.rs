@@ -6,13 +6,16 @@ use super::daemon::{ABSENT, Claims, Daemon, Input, now};
 use super::forget;
 use super::inputs;
 use super::storekeeper::Storekeeper;
-use crate::control::{HistoryReport, Reason, Request, Said, SetReport, StatusReport};
-use crate::edge::FoundDevice;
+use crate::control::{HistoryReport, NewsReport, Reason, Request, Said, SetReport, StatusReport};
+use crate::edge::{FoundDevice, Store, StoreError};
 use crate::engine::Event;
-use crate::model::{Entry, Extent, SetDescription, SetId, SetName, What};
+use crate::model::{Entry, Extent, Millis, SetDescription, SetId, SetName, What};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use tokio::sync::oneshot::{Receiver, Sender};
+
+/// Entries in one answer to `News`.
+const MOST_NEWS: usize = 1_000;
 
 type Tell = Sender<Result<Value, Reason>>;
 
@@ -48,6 +51,7 @@ impl Daemon {
         match request {
             Request::Status { name } => self.status(name, tell),
             Request::History { name, since, limit } => self.history(name, since, limit, tell),
+            Request::News { after } => self.news(after, tell),
             Request::Create { name, main, spares, overwrite_spare } => {
                 self.create(Wish { name, main, spares, overwrite_spare }, tell);
             }
@@ -114,7 +118,7 @@ impl Daemon {
         });
     }
 
-    fn history(&mut self, name: Option<SetName>, since: crate::model::Millis, limit: usize, tell: Tell) {
+    fn history(&mut self, name: Option<SetName>, since: Millis, limit: usize, tell: Tell) {
         self.store.queue(move |store| {
             let entries = store.history(None, since, usize::MAX).map_err(|error| Reason::from(error.to_string()));
             drop(tell.send(entries.and_then(|entries| {
@@ -129,6 +133,13 @@ impl Daemon {
                 entries.drain(..entries.len().saturating_sub(limit));
                 json(HistoryReport { entries })
             })));
+        });
+    }
+
+    fn news(&mut self, after: Option<u64>, tell: Tell) {
+        self.store.queue(move |store| {
+            let report = news(store, after).map_err(|error| Reason::from(error.to_string()));
+            drop(tell.send(report.and_then(json)));
         });
     }
 
@@ -288,6 +299,18 @@ impl Daemon {
             format!("  /dev/mapper/{}  /where  auto  nofail,x-systemd.device-timeout=2min  0 2", desc.name),
         ])));
     }
+}
+
+fn news(store: &dyn Store, after: Option<u64>) -> Result<NewsReport, StoreError> {
+    let newest = store.history(None, Millis(0), 1)?.last().map_or(0, |entry| entry.number);
+    let after = match after {
+        None => newest,
+        // A store that was made anew counts from 1 again.
+        Some(after) if newest < after => 0,
+        Some(after) => after,
+    };
+    let entries = store.history_after(after, MOST_NEWS)?;
+    Ok(NewsReport { last: entries.last().map_or(after, |entry| entry.number), entries })
 }
 
 /// Lines for people; and the spares that are blank now, if it was done.

@@ -101,4 +101,8 @@ impl Store for MemoryStore {
     fn history(&self, _: Option<SetId>, _: Millis, _: usize) -> Result<Vec<Entry>, StoreError> {
         Ok(Vec::new())
     }
+
+    fn history_after(&self, _: u64, _: usize) -> Result<Vec<Entry>, StoreError> {
+        Ok(Vec::new())
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod devices;
 pub mod dm_events;
+pub mod file_map;
 pub mod fstab;
 pub mod in_use;
 pub mod kmsg;

@@ -218,6 +218,10 @@ impl Store for SledStore {
     fn history(&self, set: Option<SetId>, since: Millis, limit: usize) -> Result<Vec<Entry>, StoreError> {
         self.trees.history(set, since, limit)
     }
+
+    fn history_after(&self, number: u64, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        self.trees.history_after(number, limit)
+    }
 }
 
 #[cfg(test)]

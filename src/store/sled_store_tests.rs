@@ -146,6 +146,10 @@ fn history_is_numbered_filtered_and_cut() {
     assert_eq!(read(&store, Some(a.id), 25, 1), [one(4)]);
     assert_eq!(read(&store, None, 26, 99), [one(3), one(5)], "clocks jump");
     assert_eq!(read(&store, Some(set(3).id), 0, 99), []);
+    let after = |number, limit| messages(store.history_after(number, limit).unwrap());
+    assert_eq!(after(0, 99), read(&store, None, 0, 99));
+    assert_eq!(after(2, 2), [one(3), one(4)]);
+    assert_eq!((after(5, 99), after(u64::MAX, 99)), (Vec::new(), Vec::new()));
     store.flush().unwrap();
     drop(store);
     let store = SledStore::open(&path).unwrap();

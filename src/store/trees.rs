@@ -204,6 +204,16 @@ impl Trees {
         Ok(found)
     }
 
+    /// The first `limit` entries that come after entry `number`.
+    pub fn history_after(&self, number: u64, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        let mut found = Vec::new();
+        for entry in self.history.range(number.saturating_add(1).to_be_bytes()..).take(limit) {
+            let (key, value) = entry.map_err(|error| self.failed(error))?;
+            found.extend(read_entry(&key, &value, Millis(0)));
+        }
+        Ok(found)
+    }
+
     pub fn last_number(&self) -> Result<u64, StoreError> {
         let last = self.history.last().map_err(|error| self.failed(error))?;
         Ok(last.and_then(|(key, _)| keys::number(&key)).unwrap_or(0))
