@@ -1,6 +1,7 @@
 //! The command line: one verb per file, thin.
 
 pub mod create;
+pub mod dm;
 pub mod forget;
 pub mod history;
 pub mod remap;
@@ -51,6 +52,8 @@ enum Verb {
     Remap(remap::Args),
     /// Give up a set that is not open, so that its disks can be used for something else
     Forget(forget::Args),
+    /// Look at and change device-mapper devices of any kind, as dmsetup does
+    Dm(dm::Args),
     /// For udev rules: print properties of a device that is a spare
     #[command(hide = true)]
     UdevProbe(udev_probe::Args),
@@ -73,8 +76,11 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
-    if let Verb::UdevProbe(args) = &cli.verb {
-        return udev_probe::main(args);
+    // These need no settings, and work where the settings are broken.
+    match &cli.verb {
+        Verb::UdevProbe(args) => return udev_probe::main(args),
+        Verb::Dm(args) => return dm::main(args, cli.json),
+        _ => {}
     }
     let settings = Settings::load(Path::new("/"))?;
     match &cli.verb {
@@ -85,6 +91,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Restore(args) => restore::main(args, &settings, cli.json),
         Verb::Forget(args) => forget::main(args, &settings, cli.json),
         Verb::Remap(args) => remap::main(args, &settings, cli.json),
+        Verb::Dm(args) => dm::main(args, cli.json),
         Verb::UdevProbe(args) => udev_probe::main(args),
     }
 }
