@@ -7,6 +7,7 @@ pub mod actuate;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod dm;
 pub mod edge;
 pub mod engine;
 pub mod format;

@@ -5,6 +5,11 @@ use std::path::Path;
 
 const VERBS: [&str; 8] = ["run", "create", "status", "history", "restore", "remap", "forget", "files watch"];
 
+const DM_VERBS: [&str; 16] = [
+    "create", "reload", "rename", "remove", "suspend", "resume", "message", "table", "status", "info", "list", "exists", "deps",
+    "devno", "targets", "events",
+];
+
 /// The command, with its daemon's socket and store in an empty directory.
 fn command(dir: &Path) -> Command {
     let mut command = Command::cargo_bin("remap-guardian").unwrap();
@@ -29,6 +34,54 @@ fn every_verb_has_help() {
         assert!(verb == "run" || out.contains("Example"), "{verb} --help shows no example:\n{out}");
         assert!(out.contains("--json"), "{verb}");
     }
+}
+
+#[test]
+fn every_verb_of_dm_has_help() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, all, _) = run(dir.path(), &["dm", "--help"]);
+    for verb in DM_VERBS {
+        let (code, out, _) = run(dir.path(), &["dm", verb, "--help"]);
+        assert_eq!(code, 0, "{verb}");
+        assert!(out.contains(&format!("remap-guardian dm {verb}")), "dm {verb} --help shows no example:\n{out}");
+        assert!(out.contains("--json") && all.contains(&format!("  {verb} ")), "{verb}");
+    }
+}
+
+/// What is wrong with a name or a table is told before the kernel is asked, so nobody needs to be root for it.
+#[test]
+fn bad_input_of_dm_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = "n".repeat(128);
+    for (args, code, named) in [
+        (&["create", "a/b", "--notable"][..], 2, "a/b"),
+        (&["create", &long, "--notable"], 2, "at most 127"),
+        (&["create", "x", "--uuid", "", "--notable"], 2, "empty UUID"),
+        (&["create", "x", "--notable", "--table", "0 8 error"], 2, "--notable"),
+        (&["create", "x", "--table", "0 1G error"], 1, "1G is 2097152 sectors"),
+        (&["create", "x", "--table", "0 8 error", "--table", "9 8 error"], 1, "a gap of 1 sectors"),
+        (&["create", "x", "nosuch"], 1, "nosuch"),
+        (&["create", "x"], 1, "standard input: the table has no line"),
+        (&["rename", "x"], 2, "NEW"),
+        (&["message", "x", "first", "help"], 2, "first"),
+        (&["message", "x", "0"], 2, "MESSAGE"),
+        (&["events", "--count", "0"], 2, "0"),
+        (&["devno", "/dev/zero"], 1, "not a block device"),
+        (&["frobnicate"], 2, "frobnicate"),
+    ] {
+        let args = [&["dm"], args].concat();
+        let (exit, out, err) = run(dir.path(), &args);
+        assert_eq!((exit, out.as_str()), (code, ""), "{args:?}: {err}");
+        assert!(err.contains(named), "{args:?}: {err}");
+    }
+}
+
+/// Broken settings are the daemon's trouble.
+#[test]
+fn dm_needs_no_settings() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = command(dir.path()).env("REMAP_GUARDIAN_HOLD_MS", "99").args(["dm", "devno", "/dev/zero"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/dev/zero"));
 }
 
 #[test]

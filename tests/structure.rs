@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each part of the crate with the parts it may use.
-const MAY_USE: [(&str, &[&str]); 15] = [
+const MAY_USE: [(&str, &[&str]); 16] = [
     ("model", &[]),
     ("config", &[]),
+    ("dm", &[]),
     ("edge", &["model"]),
     ("format", &["model"]),
     ("plan", &["model"]),
@@ -14,11 +15,11 @@ const MAY_USE: [(&str, &[&str]); 15] = [
     ("triage", &["model"]),
     ("engine", &["edge", "model", "plan", "policy", "triage"]),
     ("store", &["edge", "model"]),
-    ("actuate", &["edge", "engine", "format", "model", "plan"]),
+    ("actuate", &["dm", "edge", "engine", "format", "model", "plan"]),
     ("sources", &["actuate", "edge", "model"]),
     ("control", &["edge", "engine", "model"]),
     ("runtime", &["actuate", "config", "control", "edge", "engine", "format", "model", "policy", "sources", "store", "triage"]),
-    ("cli", &["actuate", "config", "control", "edge", "model", "runtime", "sources", "store"]),
+    ("cli", &["actuate", "config", "control", "dm", "edge", "model", "runtime", "sources", "store"]),
     ("sim", &["actuate", "edge", "engine", "format", "model", "plan", "policy", "store", "triage"]),
 ];
 
@@ -26,7 +27,7 @@ const MAY_USE: [(&str, &[&str]); 15] = [
 const EFFECTS: [(&str, &[&str]); 5] = [
     ("sled", &["store"]),
     ("tokio", &["sources", "control", "runtime", "cli"]),
-    ("devicemapper", &["actuate", "sources"]),
+    ("devicemapper", &["actuate", "dm", "sources"]),
     ("smartctl_rs", &["sources"]),
     ("dmfilemapd", &["sources"]),
 ];

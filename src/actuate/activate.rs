@@ -4,21 +4,15 @@
 //! subsystem in the cookie, see `systemd/56-remap-guardian.rules`). [`open`] takes that back by a resume whose cookie
 //! carries clear flags; a plain change event would make `55-dm.rules` import the old flags from udev's database.
 //!
-//! Resume and remove wait for udev to have worked through its rules, as every device-mapper tool does, so that
-//! `/dev/mapper/<name>` is there when they return. That wait has no bound of its own; here it gets one.
+//! Resume and remove wait for udev to have worked through its rules (see [`crate::dm::udev`]).
 //! None of this belongs on the thread that cures errors: it execs, allocates and waits for others.
 
-use super::target::{dm_text, errno};
 use super::target_text::{self as text, BadTable, Bounds, TARGET_TYPE, UUID_PREFIX};
+use crate::dm::error::{dm_text, errno};
+use crate::dm::udev::{self, Id};
 use crate::model::{SetDescription, SetId, SetName};
 use devicemapper::{DM, DevId, Device, DeviceInfo, DmError, DmFlags, DmName, DmOptions, DmResult, DmUdevFlags, DmUuidBuf};
-use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
-
-/// How long udev may take to work through its rules for one of our devices. The device itself is ready before.
-const UDEV_WAIT: Duration = Duration::from_secs(30);
 
 /// `DM_SUBSYSTEM_UDEV_FLAG0`: ours to give a meaning to. Here: the device is closed.
 const CLOSED: u32 = 0x0100;
@@ -220,7 +214,7 @@ pub fn open(name: &SetName) -> Result<(), ActivateError> {
 /// Whether udev still has to be told that the device is open.
 fn udev_waits(info: &DeviceInfo) -> bool {
     let Device { major, minor } = info.device();
-    udev_runs() && !known_as_open(&std::fs::read_to_string(format!("/run/udev/data/b{major}:{minor}")).unwrap_or_default())
+    udev::runs() && !known_as_open(&std::fs::read_to_string(format!("/run/udev/data/b{major}:{minor}")).unwrap_or_default())
 }
 
 /// Whether an entry of udev's database is that of an open device. An event that was never worked through leaves none.
@@ -247,7 +241,7 @@ pub fn remove(name: &SetName) -> Result<(), ActivateError> {
         Some(EBUSY) => ActivateError::InUse(name.to_string()),
         _ => step("removing", name)(error),
     })?;
-    forget_node(name.as_str());
+    udev::forget_node(name.as_str());
     Ok(())
 }
 
@@ -271,12 +265,9 @@ pub fn all_active() -> Result<Vec<Active>, ActivateError> {
     Ok(infos.filter_map(|info| Active::of(&info)).collect())
 }
 
-/// Resumes with a cookie of these flags, and waits until udev has worked through the event, at most [`UDEV_WAIT`].
+/// Resumes with a cookie of these flags.
 fn resume(uuid: &DmUuidBuf, flags: DmUdevFlags) -> DmResult<()> {
-    let options = DmOptions::default().set_udev_flags(flags);
-    let own = uuid.clone();
-    let done = bounded("resume", move |dm| dm.device_suspend(&DevId::Uuid(&own), options).map(drop));
-    settle(uuid, done, |info| info.is_ok_and(|info| !info.flags().contains(DmFlags::DM_SUSPEND)))
+    udev::resume(&Id::Uuid(uuid.clone()), DmOptions::default().set_udev_flags(flags))
 }
 
 /// The crate cannot resume without a cookie while udev runs, and a cookie cannot be made when the system's semaphores
@@ -291,61 +282,14 @@ fn resume_without_cookie(uuid: &DmUuidBuf) -> bool {
 }
 
 fn remove_uuid(uuid: &DmUuidBuf) -> DmResult<()> {
-    let own = uuid.clone();
-    let done = bounded("remove", move |dm| dm.device_remove(&DevId::Uuid(&own), DmOptions::default()).map(drop));
-    settle(uuid, done, |info| info.is_err_and(|error| errno(&error) == Some(ENXIO)))
+    udev::remove(&Id::Uuid(uuid.clone()))
 }
 
-/// A call that did its work but whose wait for udev failed has succeeded: the kernel's word counts.
-fn settle(uuid: &DmUuidBuf, done: DmResult<()>, is_done: impl Fn(DmResult<DeviceInfo>) -> bool) -> DmResult<()> {
-    match done {
-        Err(error) if errno(&error).is_none() && is_done(DM::new()?.device_info(&DevId::Uuid(uuid))) => {
-            tracing::warn!(device = %**uuid, "the device is as it should be, but udev did not confirm it: {}", dm_text(&error));
-            Ok(())
-        }
-        other => other,
-    }
-}
-
-/// Runs a call that waits for udev on a thread of its own, for at most [`UDEV_WAIT`]. A thread whose udev never answers
-/// stays behind: “dmsetup udevcomplete_all” ends it.
-fn bounded(what: &'static str, call: impl FnOnce(DM) -> DmResult<()> + Send + 'static) -> DmResult<()> {
-    let failed = |why: String| DmError::Dm(devicemapper::ErrorEnum::Error, why);
-    let (sender, receiver) = mpsc::sync_channel(1);
-    let work = move || {
-        // The receiver may have given up: nobody is left to tell.
-        let _ = sender.send(DM::new().and_then(call));
-    };
-    let spawned = std::thread::Builder::new().name(format!("dm-{what}")).spawn(work);
-    spawned.map_err(|error| failed(format!("no thread: {error}")))?;
-    let given_up = |_| failed(format!("no answer from udev within {} s", UDEV_WAIT.as_secs()));
-    receiver.recv_timeout(UDEV_WAIT).map_err(given_up)?
-}
-
-/// Without udev (an initramfs or a container that has none) nobody makes `/dev/mapper/<name>`; libdevmapper does it
-/// itself then, and so do we.
+/// Without udev nobody else makes the node. With it, a node that is not there yet is its business.
 fn ensure_node(active: &Active) {
-    let link = Path::new("/dev/mapper").join(&active.name);
-    if udev_runs() || link.symlink_metadata().is_ok() {
-        return;
+    if !udev::runs() {
+        udev::ensure_node(&active.name, active.devno.1);
     }
-    let node = format!("../dm-{}", active.devno.1);
-    if let Err(error) = std::os::unix::fs::symlink(&node, &link) {
-        tracing::warn!("{} cannot be made without udev: {error}", link.display());
-    }
-}
-
-fn forget_node(name: &str) {
-    let link = Path::new("/dev/mapper").join(name);
-    let dangles = link.is_symlink() && !link.exists();
-    if dangles && !udev_runs() {
-        // A link that stays behind points nowhere and is replaced by the next device of that name.
-        let _ = std::fs::remove_file(&link);
-    }
-}
-
-fn udev_runs() -> bool {
-    Path::new("/run/udev/control").exists()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! message that was meant for this one; the instance in each message covers the rest.
 
 use super::target_text::{self as text, BadReply};
+use crate::dm::error::errno;
 use crate::edge::{ErrorPage, Fence, FenceId, Target, TargetFault, TargetStatus};
 use crate::format::table_checksum;
 use crate::model::{Extent, Remap, Secret, SetId, SetName};
@@ -20,22 +21,6 @@ const EBADMSG: i32 = 74;
 const EOPNOTSUPP: i32 = 95;
 const ESTALE: i32 = 116;
 const ENOKEY: i32 = 126;
-
-/// The errno of a failed device-mapper call, if the kernel gave one.
-pub(super) fn errno(error: &DmError) -> Option<i32> {
-    match error {
-        DmError::Core(devicemapper::errors::Error::Ioctl(_, _, _, errno)) => Some(**errno as i32),
-        _ => None,
-    }
-}
-
-/// A device-mapper error in one line. The crate's own text prints whole ioctl headers.
-pub(super) fn dm_text(error: &DmError) -> String {
-    match errno(error) {
-        Some(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
-        None => error.to_string(),
-    }
-}
 
 /// What an errno of message `verb` means.
 fn fault(verb: &str, errno: i32) -> TargetFault {

@@ -1,6 +1,7 @@
 //! The command line: one verb per file, thin.
 
 pub mod create;
+pub mod dm;
 pub mod files;
 pub mod forget;
 pub mod history;
@@ -54,6 +55,8 @@ enum Verb {
     Forget(forget::Args),
     /// Watch the blocks of files
     Files(files::Args),
+    /// Look at and change device-mapper devices of any kind, as dmsetup does
+    Dm(dm::Args),
     /// For udev rules: print properties of a device that is a spare
     #[command(hide = true)]
     UdevProbe(udev_probe::Args),
@@ -76,8 +79,11 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
-    if let Verb::UdevProbe(args) = &cli.verb {
-        return udev_probe::main(args);
+    // These need no settings, and work where the settings are broken.
+    match &cli.verb {
+        Verb::UdevProbe(args) => return udev_probe::main(args),
+        Verb::Dm(args) => return dm::main(args, cli.json),
+        _ => {}
     }
     let settings = Settings::load(Path::new("/"))?;
     match &cli.verb {
@@ -89,6 +95,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Forget(args) => forget::main(args, &settings, cli.json),
         Verb::Remap(args) => remap::main(args, &settings, cli.json),
         Verb::Files(args) => files::main(args, &settings, cli.json),
+        Verb::Dm(args) => dm::main(args, cli.json),
         Verb::UdevProbe(args) => udev_probe::main(args),
     }
 }

@@ -6,12 +6,19 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 /// Commands of README that are run outside of a guest: what runs each, and a word that shows it there.
-const ELSEWHERE: [(&str, &str, &str); 5] = [
+const ELSEWHERE: [(&str, &str, &str); 8] = [
     ("make demo", "Makefile", "demo: stage"),
     ("make test", ".ci/run", "exec make test"),
     ("make shell", "Makefile", "shell: stage"),
     ("make build", "Makefile", "cargo build --release -p remap-guardian"),
     ("sudo make install", "Makefile", "module install DESTDIR="),
+    (
+        "remap-guardian dm create part --table '0 2048 linear /dev/sdb 4096'",
+        "tests/rig/tests/dm.rs",
+        "remap-guardian dm create life --table '0 {LEN} linear",
+    ),
+    ("remap-guardian dm table part", "tests/rig/tests/dm.rs", "remap-guardian dm table life"),
+    ("remap-guardian dm events --json", "tests/rig/tests/dm.rs", "remap-guardian dm events --json"),
 ];
 
 fn read(path: &str) -> Result<String> {

@@ -1,0 +1,111 @@
+//! The devices that a table names, looked at before the kernel is asked: its own answer is an errno without a name.
+
+use super::error::Error;
+use super::table::Table;
+use super::target::{Device, Needed};
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// Major and minor number.
+pub type Devno = (u32, u32);
+
+/// What sysfs has about a block device.
+fn sysfs((major, minor): Devno) -> PathBuf {
+    PathBuf::from(format!("/sys/dev/block/{major}:{minor}"))
+}
+
+/// The kernel's name of a block device, if it is there: `sda1`, `dm-0`.
+pub fn kernel_name(devno: Devno) -> Option<String> {
+    Some(fs::canonicalize(sysfs(devno)).ok()?.file_name()?.to_string_lossy().into_owned())
+}
+
+/// The device-mapper name of a block device, if it is one of device-mapper's.
+pub fn mapped_name(devno: Devno) -> Option<String> {
+    fs::read_to_string(sysfs(devno).join("dm/name")).ok().map(|name| name.trim_end_matches('\n').to_owned())
+}
+
+/// The number of the block device at `path`; otherwise what is there instead.
+pub fn devno(path: &Path) -> Result<Devno, String> {
+    let metadata = fs::metadata(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => "it does not exist".to_owned(),
+        _ => error.to_string(),
+    })?;
+    if !metadata.file_type().is_block_device() {
+        return Err("it is not a block device".into());
+    }
+    Ok((rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev())))
+}
+
+/// The number of a device as a table names it.
+fn find(device: &Device) -> Result<Devno, String> {
+    match device.devno() {
+        Some(number) if sysfs(number).exists() => Ok(number),
+        Some(_) => Err("there is no block device of this number".into()),
+        None => devno(Path::new(&device.path())),
+    }
+}
+
+fn check_one(needed: &Needed<'_>, own: Option<Devno>) -> Result<(), String> {
+    let number = find(needed.device)?;
+    if own == Some(number) {
+        return Err("that is the device itself, it cannot stand on its own".into());
+    }
+    // A size that cannot be read is left to the kernel.
+    let size = fs::read_to_string(sysfs(number).join("size")).ok().and_then(|size| size.trim().parse::<u64>().ok());
+    match size {
+        Some(size) if size < needed.sectors => {
+            Err(format!("it has {size} sectors, the table reaches to sector {} of it", needed.sectors))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes sure that every device that the table names is there and large enough. `own` is the device that gets it.
+pub fn check(table: &Table, own: Option<Devno>) -> Result<(), Error> {
+    for line in table.lines() {
+        for needed in line.target.needs(line.length) {
+            check_one(&needed, own).map_err(|why| Error::Backing {
+                device: needed.device.to_string(),
+                kind: line.target.kind().to_owned(),
+                start: line.start,
+                why,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// The kernel's names of all devices that the table names.
+pub fn kernel_names(table: &Table) -> Vec<String> {
+    let needs = table.lines().iter().flat_map(|line| line.target.needs(line.length));
+    let mut names: Vec<String> = needs.filter_map(|needed| kernel_name(find(needed.device).ok()?)).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(table: &str) -> String {
+        check(&table.parse().unwrap(), None).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_no_block_device_is_told() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        for (device, why) in [
+            ("/dev/nosuch", "does not exist"),
+            ("/dev/zero", "not a block device"),
+            (path, "not a block device"),
+            ("4095:77", "no block device"),
+        ] {
+            let error = refused(&format!("0 8 error\n8 8 linear {device} 0"));
+            assert!(error.contains(why) && error.contains(device) && error.contains("linear target at sector 8"), "{error}");
+        }
+        assert!(check(&"0 8 zero\n8 8 unheard-of /dev/nosuch".parse().unwrap(), None).is_ok(), "not ours to know");
+    }
+}

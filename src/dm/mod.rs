@@ -1,0 +1,25 @@
+//! Device-mapper for people and programs: every operation on mapped devices, with tables and status that have types.
+//!
+//! Names, table lines, targets and status are pure text ([`name`], [`table`], [`target`], [`status`]). What talks to the
+//! kernel is [`Mapper`], with [`backing`] for the devices that a table names, [`events`] for what happens to devices,
+//! and [`udev`] for waiting until `/dev/mapper/<name>` is there. Sectors are 512 bytes everywhere.
+
+pub mod backing;
+pub mod error;
+pub mod events;
+mod kernel_log;
+pub mod mapper;
+pub mod name;
+pub mod status;
+pub mod table;
+pub mod target;
+pub mod udev;
+mod words;
+
+pub use error::Error;
+pub use mapper::{Info, Listed, Mapper};
+pub use name::{BadName, Name, Uuid};
+pub use status::Status;
+pub use table::{BadTable, Line, Table};
+pub use target::Target;
+pub use words::BadParams;
