@@ -38,13 +38,13 @@ static void resized(struct remap_device *rd, u32 was)
 		pr_info(REMAP_LOG "Adaptive hash table resize: %u → %u buckets\n", was, size);
 }
 
-/* ctl held */
-void remap_fit(struct remap_device *rd)
+/* ctl held. A table that cannot be resized goes on as it is. */
+static void fit(struct remap_device *rd, int (*resize)(struct remap_table *t))
 {
 	u32 was = rd->table.size;
 
-	if (remap_table_fit(&rd->table))
-		pr_warn_ratelimited(REMAP_LOG "Table resize failed: out of memory; lookups stay correct, but get slower\n");
+	if (resize(&rd->table))
+		pr_warn_ratelimited(REMAP_LOG "Table resize failed: out of memory\n");
 	resized(rd, was);
 }
 
@@ -54,7 +54,6 @@ static void changed(struct remap_device *rd, u64 fence, u64 start, u64 end)
 	if (fence)
 		remap_fence_end(rd, fence);
 	remap_decide(rd, start, end, V_REDRIVE);
-	remap_fit(rd);
 }
 
 static int add_words(struct message *m, struct remap_entry *e, u64 *fence)
@@ -115,6 +114,7 @@ int remap_add(struct message *m)
 		return r;
 	WRITE_ONCE(rd->total_remaps, rd->total_remaps + 1);
 	changed(rd, fence, e.main, e.main + span);
+	fit(rd, remap_table_grow);
 	return remap_done(m, "Added remap: %llu → %llu (length: %u)\n",
 			  e.main, e.spare, e.len);
 }
@@ -142,6 +142,7 @@ int remap_remove(struct message *m)
 	if (r)
 		return r;
 	changed(rd, fence, main, main + len);
+	fit(rd, remap_table_shrink);
 	return remap_done(m, "Removed remap: %llu (was mapping to %llu)\n", main, spare);
 }
 

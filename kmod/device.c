@@ -172,7 +172,6 @@ void remap_collect(struct remap_device *rd)
 {
 	mutex_lock(&rd->ctl);
 	remap_table_collect(&rd->table);
-	remap_fit(rd);
 	mutex_unlock(&rd->ctl);
 }
 

@@ -396,9 +396,6 @@ void remap_sysfs_exit(void);
 int remap_folder_add(struct remap_device *rd);
 void remap_folder_remove(struct remap_device *rd);
 
-/* change.c */
-void remap_fit(struct remap_device *rd);
-
 /* message.c, reply.c */
 int remap_message(struct dm_target *ti, unsigned int argc, char **argv,
 		  char *result, unsigned int maxlen);

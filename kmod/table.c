@@ -218,12 +218,10 @@ static bool clash(const struct remap_index *x, struct remap_entry **add, u64 n,
 	return collide(x, add, n) || any_taken(x, add, n, drop);
 }
 
-static u32 fitting(u32 size, u64 count)
+static u32 grown(u32 size, u64 count)
 {
 	while (2 * count > 3 * (u64)size && size < REMAP_MAX_BUCKETS)
 		size *= 2;
-	if (2 * count < size && size > REMAP_MIN_BUCKETS)
-		size /= 2;
 	return size;
 }
 
@@ -244,9 +242,16 @@ static int resize(struct remap_table *t, u32 size)
 	return r;
 }
 
-int remap_table_fit(struct remap_table *t)
+int remap_table_grow(struct remap_table *t)
 {
-	return resize(t, fitting(t->size, t->count));
+	return resize(t, grown(t->size, t->count));
+}
+
+int remap_table_shrink(struct remap_table *t)
+{
+	bool sparse = 2 * t->count < t->size && t->size > REMAP_MIN_BUCKETS;
+
+	return resize(t, sparse ? t->size / 2 : t->size);
 }
 
 static void count_entry(struct remap_table *t, const struct remap_entry *e)
@@ -339,7 +344,7 @@ int remap_table_load(struct remap_table *t, const struct remap_entry *e, u64 n)
 	}
 	/* Room first: chains that grow and grow would be walked for each region. */
 	if (!r)
-		r = resize(t, max(t->size, fitting(t->size, t->count + n)));
+		r = resize(t, grown(t->size, t->count + n));
 	if (!r)
 		r = change(t, add, n, NULL);
 	while (r && made)

@@ -91,11 +91,12 @@ int remap_table_load(struct remap_table *t, const struct remap_entry *e, u64 n);
 int remap_table_clear(struct remap_table *t);
 
 /*
- * Bring the buckets in line with the count: doubled until there are at most 1.5
- * remaps for each, or halved if there are less than 0.5, but not below the
- * minimum. -ENOMEM: the table stays as it was, and works.
+ * After adding: twice the buckets, until there are at most 1.5 remaps for each.
+ * After removing: half of them, if there are less than 0.5, but not less than
+ * the minimum. -ENOMEM: the table stays as it was, and works.
  */
-int remap_table_fit(struct remap_table *t);
+int remap_table_grow(struct remap_table *t);
+int remap_table_shrink(struct remap_table *t);
 
 /*
  * Make t->sorted, until the next change; and the first place in it that is not
@@ -104,7 +105,7 @@ int remap_table_fit(struct remap_table *t);
 int remap_table_sort(struct remap_table *t);
 u64 remap_table_from(const struct remap_table *t, u64 main);
 
-/* Free what has not been wanted since the last time, and unused buckets. */
+/* Free what has not been wanted since the last time. */
 void remap_table_collect(struct remap_table *t);
 
 #endif

@@ -523,11 +523,11 @@ static void test_sizes(void)
 		e[i] = (struct remap_entry){ i * 100, i * 50, 50, 0, 0 };
 	CHECK(!remap_table_init(&t, 64));
 	for (i = 0; i < 200; i++) {
-		CHECK(!remap_table_add(&t, &e[i]) && !remap_table_fit(&t));
+		CHECK(!remap_table_add(&t, &e[i]) && !remap_table_grow(&t));
 		CHECK(t.size == (i < 96 ? 64 : i < 192 ? 128 : 256));
 	}
 	while (i--) {
-		CHECK(!remap_table_remove(&t, e[i].main) && !remap_table_fit(&t));
+		CHECK(!remap_table_remove(&t, e[i].main) && !remap_table_shrink(&t));
 		CHECK(t.size == (i >= 128 ? 256 : i >= 64 ? 128 : 64));
 	}
 	CHECK(!remap_table_load(&t, e, 100000));
