@@ -355,11 +355,17 @@ impl Mapper {
         Ok(())
     }
 
-    /// Gives a device a new name, a UUID that it had none of, or both or neither.
+    /// Gives a device a new name, a UUID if it had none, or both.
     pub fn rename(&self, name: &Name, new: Option<&Name>, uuid: Option<&Uuid>) -> Result<Info, Error> {
         let info = self.info(name)?;
-        if let (Some(_), Some(has)) = (uuid, &info.uuid) {
-            return Err(Error::HasUuid { name: name.to_string(), uuid: has.to_string() });
+        if let Some(uuid) = uuid {
+            if let Some(has) = &info.uuid {
+                return Err(Error::HasUuid { name: name.to_string(), uuid: has.to_string() });
+            }
+            // Asked in advance: a rename that is taken back is an event of the device all the same.
+            if self.dm.device_info(&DevId::Uuid(&dm_uuid(uuid)?)).is_ok() {
+                return Err(self.taken(name, uuid));
+            }
         }
         if let Some(new) = new {
             if self.exists(new)? {
