@@ -404,7 +404,7 @@ impl Trial {
             ("3 1 /srv/fm/x inode 3</srv/fm/x".to_owned(), 4, "several areas"),
             ("3 -1 /srv/fm/x inode 3</srv/fm/x".to_owned(), 2, "group id “-1”"),
             ("3 0 /run/tmpfs inode 3</run/tmpfs".to_owned(), 3, "(tmpfs, on 0:"),
-            ("3 0 /root/plain path 3</root/plain".to_owned(), 3, "(ext4, on 254:"),
+            ("3 0 /root/plain path 3</root/plain".to_owned(), 3, "(ext4, on 25"),
             ("3 0 /srv/fm/d inode 3</srv/fm/d".to_owned(), 3, "not a regular file"),
             ("3 0 x inode 3</srv/fm/x".to_owned(), 2, "“x” is not an absolute path"),
             (format!("{good} inode 3<&-"), 3, "descriptor 3 is not open"),
