@@ -84,7 +84,8 @@ impl Trial {
         let listing = self.script(&format!("sync -f .; filefrag -e -b512 {file}"))?;
         let number = |text: &str| text.split("..").next().unwrap_or_default().trim().parse::<u64>().ok();
         let mut ranges: Vec<(u64, u64)> = Vec::new();
-        for line in listing.lines() {
+        // XFS keeps room in memory behind the end of a file that grows.
+        for line in listing.lines().filter(|line| !line.contains("delalloc")) {
             let fields: Vec<Option<u64>> = line.split(':').map(number).collect();
             let [Some(_), Some(_), Some(start), Some(len), ..] = fields[..] else { continue };
             match ranges.last_mut() {
