@@ -39,11 +39,12 @@ test:
 	$(CURDIR)/tests/run
 
 # What is random is so by a seed that is printed; SEED=N repeats it.
-soak: setup
+soak: stage
 	tests/kmod/fuzz.sh 900
 	SEED=$(seed) tests/kmod/uml.sh
 	tests/kmod/smp.sh 1200 $(seed)
 	tests/planted/run
+	RIG_SOAK=1 cargo test -p rig --test filemap -- --nocapture
 
 bench: stage
 	tests/bench/run
