@@ -554,7 +554,7 @@ case_table_start() {
 
 case_hold_then_remap() {
 	bad_main
-	managed hold 8000
+	managed hold 15000
 	want ok $io write $SPARE 0 $LEN 9
 	as lease 30000
 	$io write $R 7990 64 5 >/run/w &
@@ -563,7 +563,7 @@ case_hold_then_remap() {
 	msg errors 0 | grep -q "e 1 held write main 8000 8000 8 ioerr [0-9]* -"
 	[ "$(msg errors 0 | wc -l)" = 2 ]
 	refused "not permitted" add_remap 8000 96 8
-	fence=$(as fence 8000 8 5000 | cut -d' ' -f2)
+	fence=$(as fence 8000 8 15000 | cut -d' ' -f2)
 	until_true 'msg fences | grep -q "fence $fence 8000 8 drained"'
 	if as add_remap 8000 96 8 0 fence="$fence" 2>/dev/null; then die "added under an unsealed fence"; fi
 	as seal "$fence"

@@ -18,8 +18,8 @@
 #define NAME "cycle"
 #define LEN 4096
 #define BAD_BLOCK 1024
-/* How long anything here may take: the longest bound in use and some more. */
-#define BOUND_MS 20000
+/* How long anything here may take: the bounds in use, and that on a machine with other things to do. */
+#define BOUND_MS 60000
 
 /* One read or write on a thread of its own, since it may have to wait. */
 struct waiter {
@@ -274,26 +274,26 @@ void *cycles_run(void *unused)
 }
 
 /*
- * The system goes to sleep while a write is held: the write gets its error, well
- * before its bound, so that its task can be frozen. Only as far as the freezer:
+ * The system goes to sleep while a write is held: the write gets its error, not
+ * at its bound but at once, so that its task can be frozen. Only as far as the freezer:
  * nothing would wake this machine.
  */
 void sleep_with_held(void)
 {
+	static char errors[DM_REPLY];
 	struct waiter w;
-	uint64_t t0;
 
 	create_with_bad_block("3 managed hold 15000");
 	must(tell(&dut, NULL, "lease 30000"), "lease");
 	start(&w, BAD_BLOCK, true);
 	until_held();
 	put("/sys/power", "pm_test", "freezer");
-	t0 = now_ms();
 	put("/sys/power", "state", "freeze");
 	if (finish(&w) != EIO)
 		wrong("a write that was held when the system went to sleep: %d", w.error);
-	if (now_ms() - t0 > 10000)
-		wrong("going to sleep with held I/O took %llu ms", (unsigned long long)(now_ms() - t0));
+	must(ask(&dut, errors, "errors 0"), "errors");
+	if (!strstr(errors, " released write main 1024 ") || strstr(errors, " expired "))
+		wrong("what was held when the system went to sleep: %s", errors);
 	/* Awake again: writes are held as before. */
 	start(&w, BAD_BLOCK, true);
 	until_held();
