@@ -7,6 +7,9 @@ mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /run
 mkdir -p /dev/mapper
 exec </dev/null >/dev/console 2>&1
+# Its suites run while it is loaded; their results are on the console.
+insmod "$RG_TESTS/out/uml-kunit/dm_remap_kunit.ko" || echo "FAIL insmod of the KUnit suites"
+rmmod dm_remap_kunit
 insmod "$RG_TESTS/out/uml-kmod/dm_remap_v4_real.ko" || echo "FAIL insmod"
 . "$RG_TESTS/uml-cases.sh"
 run_cases "$(echo "$RG_CASES" | tr , ' ')"

@@ -20,10 +20,18 @@ mkdir -p "$build"
 for file in "$kmod"/*.[ch] "$kmod/Makefile"; do
 	cmp -s "$file" "$build/${file##*/}" || cp "$file" "$build"
 done
-make -C "$tree" ARCH=um SUBARCH=x86_64 M="$build" -j"${JOBS:-2}" modules >"$out/uml-module.log" 2>&1 || {
-	cat "$out/uml-module.log" >&2
-	exit 1
+compile() { # <folder>
+	make -C "$tree" ARCH=um SUBARCH=x86_64 M="$1" -j"${JOBS:-2}" modules >"$1.log" 2>&1 || {
+		cat "$1.log" >&2
+		exit 1
+	}
 }
+compile "$build"
+kunit=$out/uml-kunit
+rm -rf "$kunit"
+cp -r "$here/kunit" "$kunit"
+cp "$kmod"/table.[ch] "$kmod"/index.[ch] "$kmod"/compat.h "$kunit"
+compile "$kunit"
 make -s -C "$here" out/iotool out/bulk out/messages out/ranges
 
 log=$out/uml-console.log
@@ -32,9 +40,9 @@ timeout -k 5 "${UML_TIMEOUT:-1800}" "$tree/linux" mem=768M rootfstype=hostfs roo
 	init="$here/uml-init.sh" RG_TESTS="$here" RG_CASES="$(echo "$*" | tr ' ' ,)" RG_SEED="${SEED:-1}" \
 	</dev/null >"$log" 2>&1 || true
 
-grep -aE '^(ok|FAIL|##) ' "$log" || true
-passed=$(grep -ac '^ok ' "$log" || true)
-failed=$(grep -ac '^FAIL ' "$log" || true)
+grep -aE '^(ok [a-z]|FAIL |## |    ok [0-9]| *not ok )' "$log" || true
+passed=$(grep -acE '^(ok [a-z]|    ok [0-9])' "$log" || true)
+failed=$(grep -acE '^(FAIL | *not ok )' "$log" || true)
 if ! grep -aq '^END' "$log"; then
 	echo "FAIL the test kernel did not finish, see $log"
 	failed=$((failed + 1))
