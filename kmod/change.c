@@ -43,7 +43,7 @@ static void fit(struct remap_device *rd, int (*resize)(struct remap_table *t))
 {
 	u32 was = rd->table.size;
 
-	if (resize(&rd->table))
+	if (resize(&rd->table) && !rd->managed)
 		pr_warn_ratelimited(REMAP_LOG "Table resize failed: out of memory\n");
 	resized(rd, was);
 }
@@ -175,7 +175,7 @@ int remap_clear(struct message *m)
 		r = -EINVAL;
 	if (!r)
 		r = whole_span(&rd->table, &start, &len);
-	if (!r)
+	if (!r && count)
 		r = may_change(rd, fence, start, len);
 	if (!r)
 		r = remap_table_clear(&rd->table);
@@ -196,6 +196,10 @@ int remap_load(struct message *m)
 
 	if (READ_ONCE(rd->state) == STATE_ACTIVE)
 		return -EACCES;
+	if (remap_device_contested(m->rt))
+		return -EBUSY;
+	if (n > REMAP_MAX_LOAD)
+		return -EINVAL;
 	e = kvcalloc(n, sizeof(*e), GFP_KERNEL);
 	if (!e)
 		return -ENOMEM;

@@ -4,6 +4,7 @@
  * table, gone with the last one.
  */
 #include <linux/random.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/suspend.h>
 
@@ -224,6 +225,11 @@ static int may_join(struct remap_device *rd, struct remap_target *rt)
 		rt->ti->error = "A reload cannot change managed";
 		return -EBUSY;
 	}
+	/* Whatever became of the tables before it. */
+	if (rd->table.used >> rt->limits.spares) {
+		rt->ti->error = "Table would orphan remaps";
+		return -EBUSY;
+	}
 	list_for_each_entry(o, &rd->targets, list) {
 		if (o == rt)
 			continue;
@@ -267,6 +273,8 @@ int remap_device_adopt(struct remap_target *rt)
 	struct mapped_device *md = dm_table_get_md(rt->ti->table);
 	struct remap_device *rd;
 	bool is_new;
+	/* Who waits for the lock may be needed to let a suspended device go on. */
+	unsigned int noio = memalloc_noio_save();
 	int r = 0;
 
 	mutex_lock(&remap_devices_lock);
@@ -297,6 +305,7 @@ int remap_device_adopt(struct remap_target *rt)
 	mutex_unlock(&rd->ctl);
 out:
 	mutex_unlock(&remap_devices_lock);
+	memalloc_noio_restore(noio);
 	return r;
 }
 

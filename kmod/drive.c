@@ -130,6 +130,8 @@ void remap_drive(struct remap_io *io, const struct bvec_iter *iter,
 		} else {
 			s->status = submit_clone(io, iter, &r);
 		}
+		if (op_is_write(op))
+			remap_watch_returned(rt->rd, iter->bi_sector, r.len);
 		remap_route_done(rt->rd, r.epoch);
 	}
 	s->len = r.len;

@@ -20,11 +20,13 @@
 
 void remap_health_error(struct remap_health *h, u64 now)
 {
+	unsigned int streak = READ_ONCE(h->streak) + 1;
+
 	h->times[h->errors++ % REMAP_HEALTH_TIMES] = now;
-	h->streak++;
-	if (h->streak > h->max_streak)
-		h->max_streak = h->streak;
-	if (h->streak > 1)
+	WRITE_ONCE(h->streak, streak);
+	if (streak > h->max_streak)
+		h->max_streak = streak;
+	if (streak > 1)
 		h->row_ns = now;
 }
 

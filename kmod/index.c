@@ -324,6 +324,16 @@ static void region_replace(struct remap_buckets *b, const struct remap_swap *swa
 		kvfree_rcu(old, rcu);
 }
 
+static void replace_level(struct remap_buckets *b, const struct remap_swaps *s,
+			  unsigned int level)
+{
+	u64 i;
+
+	for (i = 0; i < s->count; i++)
+		if (s->swap[i].key >> LEVEL_SHIFT == level)
+			region_replace(b, &s->swap[i]);
+}
+
 void remap_index_commit(struct remap_index *x, struct remap_entry *const *add,
 			u64 n, const struct remap_entry *drop, struct remap_swaps *s)
 {
@@ -336,8 +346,15 @@ void remap_index_commit(struct remap_index *x, struct remap_entry *const *add,
 
 		WRITE_ONCE(*used, *used + 1);
 	}
-	for (i = 0; i < s->count; i++)
-		region_replace(b, &s->swap[i]);
+	if (n && drop && level_of(add[0]) != level_of(drop)) {
+		/* A lookup that goes from level to level must not miss both. */
+		replace_level(b, s, level_of(add[0]));
+		synchronize_rcu();
+		replace_level(b, s, level_of(drop));
+	} else {
+		for (i = 0; i < s->count; i++)
+			region_replace(b, &s->swap[i]);
+	}
 	if (drop) {
 		u64 *used = &x->used[level_of(drop)];
 

@@ -40,6 +40,7 @@
 #define REMAP_MAX_FENCES	64
 #define REMAP_MAX_FENCE_MS	60000
 #define REMAP_MAX_WATCHES	64
+#define REMAP_MAX_LOAD		(1 << 22)	/* entries of one message */
 #define REMAP_MAX_WATCH_MS	600000
 #define REMAP_MAX_LEASE_MS	60000
 #define REMAP_MAX_CLOSED_MS	600000
@@ -331,10 +332,23 @@ bool remap_fence_bounds(struct remap_device *rd, unsigned long *next);
 void remap_drain_work(struct work_struct *work);
 void remap_fence_free_all(struct remap_device *rd);
 
+/* Errors are in a row only if nothing succeeded between them. */
+static inline void remap_succeeded(struct remap_device *rd)
+{
+	if (unlikely(READ_ONCE(rd->health.streak)))
+		WRITE_ONCE(rd->health.streak, 0);
+}
+
 /* watch.c */
 int remap_watch_add(struct remap_target *rt, u64 start, u64 len, u32 ms, u32 *id);
 int remap_watch_end(struct remap_device *rd, u64 id);
 void remap_watch_count(struct remap_device *rd, u64 sector, u32 len);
+/* Before the write leaves its epoch. */
+static inline void remap_watch_returned(struct remap_device *rd, u64 sector, u32 len)
+{
+	if (unlikely(READ_ONCE(rd->gated)))
+		remap_watch_count(rd, sector, len);
+}
 bool remap_watch_round_begin(struct remap_device *rd);
 void remap_watch_round_end(struct remap_device *rd);
 void remap_watch_bounds(struct remap_device *rd, unsigned long *next);

@@ -336,6 +336,8 @@ static void slow_work(struct work_struct *work)
 			break;
 		}
 		if (!io->requeue) {
+			if (!io->status)
+				remap_succeeded(io->rt->rd);
 			remap_io_complete(io, io->status);
 			return;
 		}

@@ -8,6 +8,7 @@
  */
 #include <linux/kobject.h>
 #include <linux/mm.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/sysfs.h>
 
@@ -156,6 +157,8 @@ static ssize_t read_all_stats(struct file *file, struct kobject *kobj,
 			      struct bin_attribute *attr, char *buf,
 			      loff_t pos, size_t count)
 {
+	/* A device that is created or goes waits for the lock. */
+	unsigned int noio = memalloc_noio_save();
 	size_t room;
 	ssize_t r = -ENOMEM;
 	char *text;
@@ -167,6 +170,7 @@ static ssize_t read_all_stats(struct file *file, struct kobject *kobj,
 		r = memory_read_from_buffer(buf, count, &pos, text,
 					    render(kobj, text, room));
 	mutex_unlock(&shown_lock);
+	memalloc_noio_restore(noio);
 	kvfree(text);
 	return r;
 }

@@ -5,6 +5,7 @@
 #include <linux/limits.h>
 #include <linux/minmax.h>
 #include <linux/rcupdate.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/sort.h>
 #include <linux/string.h>
@@ -142,17 +143,22 @@ const struct remap_entry *remap_table_at(const struct remap_table *t, u64 main)
 	return e && e->main == main ? e : NULL;
 }
 
+#define SLICE (1ULL << 22)
+
 /* Does anything but @skip reach into the range? */
 static bool taken(const struct remap_index *x, u64 start, u64 len,
 		  const struct remap_entry *skip)
 {
 	u64 end = start + len;
 
+	/* In slices: a large entry touches very many regions of small ones. */
 	while (start < end) {
-		const struct remap_entry *e = remap_index_find(x, start, end - start, &start);
+		const struct remap_entry *e =
+			remap_index_find(x, start, min(end - start, SLICE), &start);
 
 		if (e && e != skip)
 			return true;
+		cond_resched();
 	}
 	return false;
 }
@@ -280,7 +286,10 @@ static int change(struct remap_table *t, struct remap_entry **add, u64 n,
 
 	if (clash(&t->main, add, n, drop) || clash(&t->place, add, n, drop))
 		return -EEXIST;
-	r = remap_index_prepare(&t->main, add, n, drop, &main);
+	/* Room first: chains that grow and grow would be walked for each region. */
+	r = n > 1 ? resize(t, grown(t->size, t->count + n)) : 0;
+	if (!r)
+		r = remap_index_prepare(&t->main, add, n, drop, &main);
 	if (r)
 		return r;
 	r = remap_index_prepare(&t->place, add, n, drop, &place);
@@ -342,9 +351,6 @@ int remap_table_load(struct remap_table *t, const struct remap_entry *e, u64 n)
 		else
 			r = -ENOMEM;
 	}
-	/* Room first: chains that grow and grow would be walked for each region. */
-	if (!r)
-		r = resize(t, grown(t->size, t->count + n));
 	if (!r)
 		r = change(t, add, n, NULL);
 	while (r && made)

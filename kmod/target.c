@@ -152,8 +152,7 @@ static void direct_done(struct remap_io *io)
 {
 	struct remap_device *rd = io->rt->rd;
 
-	if (unlikely(READ_ONCE(rd->health.streak)))
-		WRITE_ONCE(rd->health.streak, 0);
+	remap_succeeded(rd);
 	remap_route_done(rd, io->epoch);
 }
 
@@ -165,6 +164,9 @@ static int remap_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *err
 	switch (io->state) {
 	case IO_DIRECT:
 		mark_dirty(io, bio);
+		if (op_is_write(bio_op(bio)))
+			remap_watch_returned(io->rt->rd, io->iter.bi_sector,
+					     iter_len(&io->iter));
 		if (unlikely(*error))
 			return direct_failed(io, bio, *error);
 		direct_done(io);

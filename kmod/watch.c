@@ -4,8 +4,10 @@
  * slowly, with I/O going on, can prove under the fence that its copy still holds.
  *
  * A watch is armed when every write that may not have seen it has left the
- * members (a drain, as for a fence); from then on no write is missed. It is part
- * of the gate, so I/O on a device without one pays nothing.
+ * members (a drain, as for a fence); from then on no write is missed. A write
+ * counts when it goes and when it comes back: one that was under way when the
+ * owner first looked may land on what was copied since. Watches are part of the
+ * gate, so I/O on a device without one pays nothing.
  */
 #include <linux/slab.h>
 
@@ -81,14 +83,16 @@ int remap_watch_end(struct remap_device *rd, u64 id)
 	return w ? 0 : -ENOENT;
 }
 
-/* A write is on its way to a member. Under RCU, any context. */
+/* A write goes to a member, or has come back. Any context. */
 void remap_watch_count(struct remap_device *rd, u64 sector, u32 len)
 {
 	struct remap_watch *w;
 
+	rcu_read_lock();
 	list_for_each_entry_rcu(w, &rd->watches, list)
 		if (sector < w->end && w->start < sector + len)
 			atomic64_inc(&w->writes);
+	rcu_read_unlock();
 }
 
 /* rd->lock held. What waits for the round of the drain that starts now. */

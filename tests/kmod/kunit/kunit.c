@@ -113,6 +113,44 @@ static void changes_under_lookups(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, wrong, 0UL);
 }
 
+static unsigned long missed;
+
+static int constant_reader(void *unused)
+{
+	u64 next;
+
+	while (!kthread_should_stop()) {
+		rcu_read_lock();
+		missed += !remap_table_find(&table, 5, 1, &next);
+		rcu_read_unlock();
+		cond_resched();
+	}
+	return 0;
+}
+
+/* Whatever the sizes of the old and the new one, a lookup finds one of them. */
+static void replaced_in_place(struct kunit *test)
+{
+	static const u32 lens[] = { 2048, 2049, 8, 1 << 22, (1 << 22) + 1 };
+	struct remap_entry e = { .main = 0, .spare = 0 };
+	struct task_struct *task;
+	int i;
+
+	e.len = 100;
+	KUNIT_ASSERT_EQ(test, remap_table_add(&table, &e), 0);
+	missed = 0;
+	task = kthread_run(constant_reader, NULL, "reader");
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, task);
+	for (i = 0; i < 200; i++) {
+		e.len = lens[get_random_u32() % ARRAY_SIZE(lens)];
+		KUNIT_EXPECT_EQ(test, remap_table_add(&table, &e), 0);
+		cond_resched();
+	}
+	kthread_stop(task);
+	KUNIT_EXPECT_EQ(test, missed, 0UL);
+	KUNIT_EXPECT_EQ(test, table.count, 1ULL);
+}
+
 /* A refused load leaves nothing behind; an accepted one is whole. */
 static void load_is_all_or_nothing(struct kunit *test)
 {
@@ -139,6 +177,7 @@ static void load_is_all_or_nothing(struct kunit *test)
 
 static struct kunit_case cases[] = {
 	KUNIT_CASE(changes_under_lookups),
+	KUNIT_CASE(replaced_in_place),
 	KUNIT_CASE(load_is_all_or_nothing),
 	{}
 };
