@@ -57,11 +57,11 @@ daemon: toolchain
 dmfilemapd: toolchain
 	cargo build --release --locked -p dmfilemapd
 
-# Built in a copy, so that one tree serves any number of kernels. W=1 is passed on where it is set.
+# Built in a copy, so that one tree serves any number of kernels.
 module:
 	mkdir -p $(module)
 	cp -a -u kmod/. $(module)/
-	$(MAKE) -C $(module) KDIR=$(KDIR) $(if $(W),W=$(W))
+	$(MAKE) -C $(module) KDIR=$(KDIR)
 
 # Installs what there is of some patterns.
 put = $(if $(wildcard $2),install -D -m 644 -t $(DESTDIR)$1 $(wildcard $2))
