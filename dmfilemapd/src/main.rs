@@ -6,13 +6,15 @@ use dmfilemapd::log::Log;
 use dmfilemapd::monitor::{Monitor, find_group};
 use dmfilemapd::{Error, fiemap, file};
 use std::fs::File;
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let (args, mut monitor) = match prepare() {
         Ok(prepared) => prepared,
         Err(error) => {
-            eprintln!("dmfilemapd: {error}");
+            // A reader that went away is no reason for another exit code.
+            let _ = writeln!(std::io::stderr(), "dmfilemapd: {error}");
             return error.exit_code();
         }
     };
