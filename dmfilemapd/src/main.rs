@@ -51,8 +51,12 @@ fn prepare() -> Result<(Args, Monitor), Error> {
     let args = Args::parse(std::env::args_os().skip(1))?;
     let file = file::take(args.descriptor, &args.path)?;
     let mut device = Device::of(&file, &args.path)?;
-    fiemap::extents(&file)
-        .map_err(|error| Error::File(format!("{}: its extents cannot be read (FIEMAP): {error}", args.path.display())))?;
+    let failed = |error: std::io::Error| Error::File(format!("{}: {error}", args.path.display()));
+    // A file that is under a lease now shows later whether it has extents.
+    if let Some(file) = file::read(&file).map_err(failed)? {
+        fiemap::extents(&file)
+            .map_err(|error| Error::File(format!("{}: its extents cannot be read (FIEMAP): {error}", args.path.display())))?;
+    }
     let group = find_group(&mut device, args.group)?;
     let monitor = Monitor::new(args.clone(), file, device, &group, Log(args.verbose));
     Ok((args, monitor))

@@ -106,6 +106,8 @@ impl Monitor {
         // Blocked, so that a signal never ends an update half-way.
         let signals = signals
             .thread_block()
+            // Somebody opens the file while it is asked whether anybody has: see `file::is_held_by_others`.
+            .and_then(|()| SigSet::from(Signal::SIGIO).thread_block())
             .and_then(|()| SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC))
             .map_err(|error| Error::Kernel(format!("signals: {error}")))?;
         loop {
@@ -128,7 +130,7 @@ impl Monitor {
             regions => regions?,
         };
         let Some(group) = self.ours(&regions) else { return Ok(Some(End::GroupRemoved)) };
-        let at_path = if self.args.mode == Mode::Path { file::open_if_there(&self.args.path)? } else { None };
+        let at_path = if self.args.mode == Mode::Path { file::hold_if_there(&self.args.path)? } else { None };
         let Some(file) = self.file.as_ref().or(at_path.as_ref()) else {
             return Ok(self.is_absent("Waiting for unlinked path").then_some(End::NoFile));
         };
@@ -146,7 +148,12 @@ impl Monitor {
         }
         let seen = Seen::of(&stat);
         if self.seen.is_none_or(|(before, at)| before != seen || at.elapsed() >= EXTENTS_PAUSE) {
-            let extents = fiemap::extents(file).map_err(|error| failed("its extents cannot be read (FIEMAP)", error))?;
+            let opened = file::read(file).map_err(|error| Error::File(format!("{}: {error}", self.args.path.display())))?;
+            let Some(file) = opened else {
+                self.log.say(2, "File under a lease: looking again.");
+                return Ok(None);
+            };
+            let extents = fiemap::extents(&file).map_err(|error| failed("its extents cannot be read (FIEMAP)", error))?;
             self.extents = on_device(&extents);
             self.seen = Some((seen, Instant::now()));
         }
