@@ -100,22 +100,29 @@ fn carry_out(
     for id in plan.stale.iter().rev() {
         delete(kernel, *id)?;
     }
-    match first {
-        Some(first) if first > leader && !made.is_empty() => take_over(kernel, group, members, made).map(Some),
-        first => Ok(first),
+    match (first, made.last_key_value()) {
+        (Some(first), Some((&twin, &extent))) if first > leader => {
+            take_over(kernel, group, (first, members), (twin, extent), made).map(Some)
+        }
+        _ => Ok(first),
     }
 }
 
 /// Gives the group the id of its old leader again, which has gone: the kernel gives a new region the lowest id that is
-/// free, so one of those just made is made again. If that cannot be done, the group stays as it is, with its new id.
+/// free, so `twin`, which was just made, is made again. If that cannot be done, the group stays as it is, with `first` as
+/// its id.
 fn take_over(
     kernel: &mut impl Kernel,
     group: &Group,
-    mut members: BTreeSet<u32>,
+    (first, mut members): (u32, BTreeSet<u32>),
+    (twin, extent): (u32, Extent),
     made: &mut BTreeMap<u32, Extent>,
 ) -> Result<u32, Error> {
-    let (Some(&first), Some((&twin, &extent))) = (members.first(), made.last_key_value()) else { return Ok(group.leader.id) };
     let Ok(id) = create_region(kernel, group, extent) else { return Ok(first) };
+    if id > first {
+        // Somebody else was given the old id.
+        return delete(kernel, id).map(|()| first);
+    }
     made.insert(id, extent);
     members.remove(&twin);
     members.insert(id);

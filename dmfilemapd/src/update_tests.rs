@@ -10,6 +10,8 @@ struct Model {
     regions: BTreeMap<u32, Region>,
     /// Creations until one fails.
     creations: Option<usize>,
+    /// The id that somebody else takes as soon as it is free.
+    coveted: Option<u32>,
     /// Messages until somebody deletes a group, and its id.
     deletion: Option<(usize, u32)>,
 }
@@ -74,7 +76,12 @@ impl Kernel for Model {
                 Ok(id.to_string())
             }
             ["@stats_delete", which] => {
-                self.regions.remove(&id(which)).map(|_| String::new()).ok_or(Error::Kernel("no such region".into()))
+                let gone = self.regions.remove(&id(which)).ok_or(Error::Kernel("no such region".into()))?;
+                if self.coveted == Some(gone.id) {
+                    let (program, aux) = ("other".to_owned(), "mine".to_owned());
+                    self.regions.insert(gone.id, Region { program, aux, ..gone });
+                }
+                Ok(String::new())
             }
             ["@stats_set_aux", which, aux] => {
                 let region = self.regions.get_mut(&id(which)).ok_or(Error::Kernel("no such region".into()))?;
@@ -169,6 +176,18 @@ fn a_lone_region_that_cannot_be_made_again_gives_the_group_a_new_id() {
     let wanted = extents(&[3].into());
     assert_eq!(bring(&mut model, id, &wanted).unwrap(), Some(id + 1));
     check(&mut model, id + 1, &wanted, 1);
+}
+
+#[test]
+fn an_id_that_somebody_else_was_given_is_left_to_them() {
+    for next in [vec![3], vec![3, 8], vec![4, 8]] {
+        let (mut model, id) = made(1, &[0, 4].into());
+        model.coveted = Some(id);
+        let wanted = extents(&next.into_iter().collect());
+        let first = bring(&mut model, id, &wanted).unwrap().unwrap();
+        assert!(first > id);
+        check(&mut model, first, &wanted, 2);
+    }
 }
 
 #[test]
