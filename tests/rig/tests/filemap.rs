@@ -200,7 +200,10 @@ impl Trial {
         self.script("sleep 1000 3<>b >/dev/null 2>&1 & echo $! >/run/holder; sleep 0.5; rm /srv/fm/b")?;
         self.runs("unlinked, but open elsewhere")?;
         let before = self.regions(group)?;
-        self.script("head -c 700k /dev/urandom >>/proc/$(cat /run/holder)/fd/3; sync -f .")?;
+        // Beyond a hole: XFS may have allocated what is right behind the end already.
+        self.script(
+            "dd if=/dev/urandom of=/proc/$(cat /run/holder)/fd/3 bs=64k count=4 seek=800 conv=notrunc status=none; sync -f .",
+        )?;
         let deadline = Instant::now() + PATIENCE;
         while self.regions(group)? == before {
             ensure!(Instant::now() < deadline, "an unlinked file grew, its group did not");
