@@ -6,13 +6,15 @@ use dmfilemapd::log::Log;
 use dmfilemapd::monitor::{Monitor, find_group};
 use dmfilemapd::{Error, fiemap, file};
 use std::fs::File;
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let (args, mut monitor) = match prepare() {
         Ok(prepared) => prepared,
         Err(error) => {
-            eprintln!("dmfilemapd: {error}");
+            // A reader that went away is no reason for another exit code.
+            let _ = writeln!(std::io::stderr(), "dmfilemapd: {error}");
             return error.exit_code();
         }
     };
@@ -49,8 +51,12 @@ fn prepare() -> Result<(Args, Monitor), Error> {
     let args = Args::parse(std::env::args_os().skip(1))?;
     let file = file::take(args.descriptor, &args.path)?;
     let mut device = Device::of(&file, &args.path)?;
-    fiemap::extents(&file)
-        .map_err(|error| Error::File(format!("{}: its extents cannot be read (FIEMAP): {error}", args.path.display())))?;
+    let failed = |error: std::io::Error| Error::File(format!("{}: {error}", args.path.display()));
+    // A file that is under a lease now shows later whether it has extents.
+    if let Some(file) = file::read(&file).map_err(failed)? {
+        fiemap::extents(&file)
+            .map_err(|error| Error::File(format!("{}: its extents cannot be read (FIEMAP): {error}", args.path.display())))?;
+    }
     let group = find_group(&mut device, args.group)?;
     let monitor = Monitor::new(args.clone(), file, device, &group, Log(args.verbose));
     Ok((args, monitor))

@@ -63,13 +63,22 @@ impl std::fmt::Display for End {
 /// # Errors
 /// If there is none with that id, or it is of another kind.
 pub fn find_group(device: &mut Device, id: u32) -> Result<Group, Error> {
-    let regions = update::list(device)?;
-    let group = Group::find(&regions, id)
+    let group = look_up(device, |regions| Group::find(regions, id))?
         .ok_or_else(|| Error::Group(format!("device {device} has no group {id}: see “dmstats list --group”")))?;
     match group.members.iter().find(|region| region.step < region.extent.len) {
         Some(region) => Err(Error::Group(format!("group {id} maps no file: its region {} has several areas", region.id))),
         None => Ok(group),
     }
+}
+
+/// Looks for a group. Its absence is believed only when no daemon is in the middle of an update, in which a group may
+/// have another id for a moment.
+fn look_up(device: &mut Device, find: impl Fn(&[Region]) -> Option<Group>) -> Result<Option<Group>, Error> {
+    if let Some(group) = find(&update::list(device)?) {
+        return Ok(Some(group));
+    }
+    let _lock = lock()?;
+    Ok(find(&update::list(device)?))
 }
 
 /// A file and the group that follows it.
@@ -86,6 +95,8 @@ pub struct Monitor {
     extents: BTreeSet<Extent>,
     /// Since when the file is missing or empty.
     absent: Option<Instant>,
+    /// The last update was refused.
+    refused: bool,
 }
 
 impl Monitor {
@@ -93,7 +104,7 @@ impl Monitor {
     pub fn new(args: Args, file: File, device: Device, group: &Group, log: Log) -> Monitor {
         let file = (args.mode == Mode::Inode).then_some(file);
         let (group, named) = (args.group, name(group));
-        Monitor { device, group, named, args, log, file, seen: None, extents: BTreeSet::new(), absent: None }
+        Monitor { device, group, named, args, log, file, seen: None, extents: BTreeSet::new(), absent: None, refused: false }
     }
 
     /// Looks until there is an end.
@@ -106,6 +117,8 @@ impl Monitor {
         // Blocked, so that a signal never ends an update half-way.
         let signals = signals
             .thread_block()
+            // Somebody opens the file while it is asked whether anybody has: see `file::is_held_by_others`.
+            .and_then(|()| SigSet::from(Signal::SIGIO).thread_block())
             .and_then(|()| SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC))
             .map_err(|error| Error::Kernel(format!("signals: {error}")))?;
         loop {
@@ -123,12 +136,13 @@ impl Monitor {
     }
 
     fn look(&mut self) -> Result<Option<End>, Error> {
-        let regions = match update::list(&mut self.device) {
+        let (id, named) = (self.group, &self.named);
+        let group = match look_up(&mut self.device, |regions| ours(regions, id, named)) {
             Err(_) if !self.device.exists() => return Ok(Some(End::GroupRemoved)),
-            regions => regions?,
+            group => group?,
         };
-        let Some(group) = self.ours(&regions) else { return Ok(Some(End::GroupRemoved)) };
-        let at_path = if self.args.mode == Mode::Path { file::open_if_there(&self.args.path)? } else { None };
+        let Some(group) = group else { return Ok(Some(End::GroupRemoved)) };
+        let at_path = if self.args.mode == Mode::Path { file::hold_if_there(&self.args.path)? } else { None };
         let Some(file) = self.file.as_ref().or(at_path.as_ref()) else {
             return Ok(self.is_absent("Waiting for unlinked path").then_some(End::NoFile));
         };
@@ -146,7 +160,12 @@ impl Monitor {
         }
         let seen = Seen::of(&stat);
         if self.seen.is_none_or(|(before, at)| before != seen || at.elapsed() >= EXTENTS_PAUSE) {
-            let extents = fiemap::extents(file).map_err(|error| failed("its extents cannot be read (FIEMAP)", error))?;
+            let opened = file::read(file).map_err(|error| Error::File(format!("{}: {error}", self.args.path.display())))?;
+            let Some(file) = opened else {
+                self.log.say(2, "File under a lease: looking again.");
+                return Ok(None);
+            };
+            let extents = fiemap::extents(&file).map_err(|error| failed("its extents cannot be read (FIEMAP)", error))?;
             self.extents = on_device(&extents);
             self.seen = Some((seen, Instant::now()));
         }
@@ -154,8 +173,7 @@ impl Monitor {
             if !self.is_absent("Waiting for extents") {
                 return Ok(None);
             }
-            self.update()?;
-            return Ok(Some(End::Empty));
+            return Ok(self.update()?.then_some(End::Empty));
         }
         self.absent = None;
         if !Plan::new(&group, &self.extents).is_empty() {
@@ -164,39 +182,48 @@ impl Monitor {
         Ok(None)
     }
 
-    fn ours(&self, regions: &[Region]) -> Option<Group> {
-        Group::find(regions, self.group).filter(|group| name(group) == self.named)
-    }
-
     /// Whether the file has been missing or empty for longer than is tolerated.
     fn is_absent(&mut self, waiting: &str) -> bool {
         self.log.say(3, waiting);
         self.absent.get_or_insert_with(Instant::now).elapsed() >= TOLERANCE
     }
 
-    fn update(&mut self) -> Result<(), Error> {
+    /// Brings the group in step; gives whether it is.
+    fn update(&mut self) -> Result<bool, Error> {
         // Gone with the file.
         let _lock = lock()?;
         // What another daemon did meanwhile counts.
         let regions = update::list(&mut self.device)?;
-        let Some(group) = self.ours(&regions) else { return Ok(()) };
+        let Some(group) = ours(&regions, self.group, &self.named) else { return Ok(false) };
         let plan = Plan::new(&group, &self.extents);
         if plan.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let Plan { keep, stale, create } = &plan;
         for extent in create {
             self.log.say(3, format_args!("New extent {extent}"));
         }
-        let id = update::apply(&mut Told { device: &mut self.device, log: self.log }, &group, &plan)?;
+        let id = match update::apply(&mut Told { device: &mut self.device, log: self.log }, &group, &plan) {
+            // dmstats knows nothing of the lock: if it has just deleted the group, the next look tells.
+            Err(error) if !std::mem::replace(&mut self.refused, true) => {
+                self.log.warn(error);
+                return Ok(false);
+            }
+            id => id?,
+        };
+        self.refused = false;
         let counts = format!("{} regions kept, {} added, {} removed", keep.len(), create.len(), stale.len());
         self.log.say(2, format_args!("Updated group ID {}: {counts}", self.group));
         if let Some(id) = id.filter(|id| *id != self.group) {
             self.log.warn(format_args!("group_id changed from {} to {id}", self.group));
             self.group = id;
         }
-        Ok(())
+        Ok(true)
     }
+}
+
+fn ours(regions: &[Region], id: u32, named: &(String, String)) -> Option<Group> {
+    Group::find(regions, id).filter(|group| name(group) == *named)
 }
 
 fn name(group: &Group) -> (String, String) {

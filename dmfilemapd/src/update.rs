@@ -7,7 +7,7 @@ use crate::Error;
 use crate::extent::Extent;
 use crate::group::{Descriptor, Group};
 use crate::region::{Region, create_message, escaped};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Takes messages for the statistics of one device.
 pub trait Kernel {
@@ -55,50 +55,87 @@ impl Plan {
 
 /// Carries out a plan. Gives the group's id afterwards: that of its lowest region, `None` if it has none.
 ///
+/// New regions come first and stale ones go last: whenever this is interrupted, there is a group with all its regions,
+/// under the old id or a new one.
+///
 /// # Errors
-/// If the kernel refuses a message. When a region cannot be made, those made before are taken back, and the group is as
-/// it was — or without that region, if the old leader had to go first.
+/// If the kernel refuses a message; what was made is taken back. When a region cannot be made, the group is as it was.
+/// Other messages are refused only when somebody else deletes regions of the group at the same time.
 pub fn apply(kernel: &mut impl Kernel, group: &Group, plan: &Plan) -> Result<Option<u32>, Error> {
-    let leader = group.leader.id;
-    let mut stale = plan.stale.clone();
-    let mut create = plan.create.clone();
-    // The kernel gives a new region the lowest id that is free: made right after the leader has gone, it takes over the
-    // leader's id, and the group keeps its name.
-    let successor = if stale.contains(&leader) { create.pop() } else { None };
-
-    let mut members = plan.keep.clone();
-    for extent in create {
-        match create_region(kernel, group, extent) {
-            Ok(id) => members.insert(id),
-            Err(error) => {
-                for id in members.difference(&plan.keep) {
-                    delete(kernel, *id)?;
-                }
-                return Err(error);
-            }
-        };
-    }
-    let mut failed = None;
-    if let Some(extent) = successor {
-        delete(kernel, leader)?;
-        stale.remove(&leader);
-        match create_region(kernel, group, extent) {
-            Ok(id) => drop(members.insert(id)),
-            Err(error) => failed = Some(error),
+    let mut made = BTreeMap::new();
+    let result = carry_out(kernel, group, plan, &mut made);
+    if result.is_err() {
+        for id in made.into_keys() {
+            // It may have gone with the group.
+            let _ = delete(kernel, id);
         }
     }
+    result
+}
+
+/// Notes in `made` what has to be taken back after an error.
+fn carry_out(
+    kernel: &mut impl Kernel,
+    group: &Group,
+    plan: &Plan,
+    made: &mut BTreeMap<u32, Extent>,
+) -> Result<Option<u32>, Error> {
+    for extent in &plan.create {
+        let id = create_region(kernel, group, *extent)?;
+        made.insert(id, *extent);
+        if plan.keep.contains(&id) || plan.stale.contains(&id) {
+            return Err(Error::Kernel(format!("region {id} of the group was deleted meanwhile")));
+        }
+    }
+    let leader = group.leader.id;
+    let members: BTreeSet<u32> = plan.keep.iter().chain(made.keys()).copied().collect();
     let first = members.first().copied();
     if let Some(first) = first {
-        set_aux(kernel, first, &Descriptor::format(&group.alias, &members, &group.user))?;
+        set_leader(kernel, group, first, &members)?;
         if first != leader && members.contains(&leader) {
             set_aux(kernel, leader, "-")?;
         }
     }
-    // The old leader last: until then the group can be found.
-    for id in stale.into_iter().rev() {
-        delete(kernel, id)?;
+    // The old leader last: until then an empty group can be found.
+    for id in plan.stale.iter().rev() {
+        delete(kernel, *id)?;
     }
-    failed.map_or(Ok(first), Err)
+    match (first, made.last_key_value()) {
+        (Some(first), Some((&twin, &extent))) if first > leader => {
+            take_over(kernel, group, (first, members), (twin, extent), made).map(Some)
+        }
+        _ => Ok(first),
+    }
+}
+
+/// Gives the group the id of its old leader again, which has gone: the kernel gives a new region the lowest id that is
+/// free, so `twin`, which was just made, is made again. If that cannot be done, the group stays as it is, with `first` as
+/// its id.
+fn take_over(
+    kernel: &mut impl Kernel,
+    group: &Group,
+    (first, mut members): (u32, BTreeSet<u32>),
+    (twin, extent): (u32, Extent),
+    made: &mut BTreeMap<u32, Extent>,
+) -> Result<u32, Error> {
+    let Ok(id) = create_region(kernel, group, extent) else { return Ok(first) };
+    if id > first {
+        // Somebody else was given the old id.
+        return delete(kernel, id).map(|()| first);
+    }
+    made.insert(id, extent);
+    members.remove(&twin);
+    members.insert(id);
+    set_leader(kernel, group, id, &members)?;
+    if first != twin {
+        set_aux(kernel, first, "-")?;
+    }
+    delete(kernel, twin)?;
+    Ok(id)
+}
+
+fn set_leader(kernel: &mut impl Kernel, group: &Group, id: u32, members: &BTreeSet<u32>) -> Result<(), Error> {
+    set_aux(kernel, id, &Descriptor::format(&group.alias, members, &group.user))
 }
 
 fn create_region(kernel: &mut impl Kernel, group: &Group, extent: Extent) -> Result<u32, Error> {

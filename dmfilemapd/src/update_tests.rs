@@ -10,6 +10,10 @@ struct Model {
     regions: BTreeMap<u32, Region>,
     /// Creations until one fails.
     creations: Option<usize>,
+    /// The id that somebody else takes as soon as it is free.
+    coveted: Option<u32>,
+    /// Messages until somebody deletes a group, and its id.
+    deletion: Option<(usize, u32)>,
 }
 
 /// As `dm_split_args` does.
@@ -26,8 +30,30 @@ fn split(message: &str) -> Vec<String> {
     words
 }
 
+impl Model {
+    fn delete_group(&mut self, id: u32) -> bool {
+        let regions: Vec<Region> = self.regions.values().cloned().collect();
+        let group = Group::find(&regions, id);
+        for region in group.iter().flat_map(|group| &group.members) {
+            self.regions.remove(&region.id);
+        }
+        group.is_some()
+    }
+}
+
 impl Kernel for Model {
     fn message(&mut self, message: &str) -> Result<String, Error> {
+        match &mut self.deletion {
+            // Once it was found.
+            Some((0, id)) => {
+                let id = *id;
+                if self.delete_group(id) {
+                    self.deletion = None;
+                }
+            }
+            Some((left, _)) => *left -= 1,
+            None => {}
+        }
         let words = split(message);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let id = |text: &str| text.parse::<u32>().unwrap();
@@ -50,10 +76,16 @@ impl Kernel for Model {
                 Ok(id.to_string())
             }
             ["@stats_delete", which] => {
-                self.regions.remove(&id(which)).map(|_| String::new()).ok_or(Error::Kernel("no such region".into()))
+                let gone = self.regions.remove(&id(which)).ok_or(Error::Kernel("no such region".into()))?;
+                if self.coveted == Some(gone.id) {
+                    let (program, aux) = ("other".to_owned(), "mine".to_owned());
+                    self.regions.insert(gone.id, Region { program, aux, ..gone });
+                }
+                Ok(String::new())
             }
             ["@stats_set_aux", which, aux] => {
-                self.regions.get_mut(&id(which)).unwrap().aux = aux.to_owned();
+                let region = self.regions.get_mut(&id(which)).ok_or(Error::Kernel("no such region".into()))?;
+                region.aux = aux.to_owned();
                 Ok(String::new())
             }
             _ => panic!("the kernel knows no message {message:?}"),
@@ -138,6 +170,27 @@ fn the_leader_may_have_to_change() {
 }
 
 #[test]
+fn a_lone_region_that_cannot_be_made_again_gives_the_group_a_new_id() {
+    let (mut model, id) = made(1, &[0].into());
+    model.creations = Some(1);
+    let wanted = extents(&[3].into());
+    assert_eq!(bring(&mut model, id, &wanted).unwrap(), Some(id + 1));
+    check(&mut model, id + 1, &wanted, 1);
+}
+
+#[test]
+fn an_id_that_somebody_else_was_given_is_left_to_them() {
+    for next in [vec![3], vec![3, 8], vec![4, 8]] {
+        let (mut model, id) = made(1, &[0, 4].into());
+        model.coveted = Some(id);
+        let wanted = extents(&next.into_iter().collect());
+        let first = bring(&mut model, id, &wanted).unwrap().unwrap();
+        assert!(first > id);
+        check(&mut model, first, &wanted, 2);
+    }
+}
+
+#[test]
 fn an_empty_file_has_no_group() {
     let (mut model, id) = made(2, &[0, 4].into());
     assert_eq!(bring(&mut model, id, &BTreeSet::new()).unwrap(), None);
@@ -166,7 +219,7 @@ proptest! {
     }
 
     #[test]
-    fn a_region_that_cannot_be_made_leaves_no_stray(
+    fn a_region_that_cannot_be_made_changes_nothing_but_the_id(
         places in prop::collection::btree_set(0u64..40, 1..6),
         next in prop::collection::btree_set(0u64..40, 1..6),
         creations in 0usize..6,
@@ -179,12 +232,54 @@ proptest! {
             Ok(id) => check(&mut model, id.unwrap(), &wanted, 1),
             Err(_) => {
                 model.creations = None;
-                let leader_left = extents(&places).first().is_some_and(|first| !wanted.contains(first));
-                let group = model.regions.values().find_map(|region| Group::find(&list(&mut model.clone()).unwrap(), region.id));
-                let grouped = group.map_or(0, |group| group.members.len());
-                prop_assert!(model == before || leader_left, "as before, but for a leader that had to go");
-                prop_assert_eq!(model.regions.len(), grouped + 1);
+                prop_assert!(model == before);
             }
         }
+    }
+
+    #[test]
+    fn a_group_that_somebody_deletes_meanwhile_leaves_no_stray(
+        places in prop::collection::btree_set(0u64..40, 1..6),
+        next in prop::collection::btree_set(0u64..40, 0..6),
+        free_a_lower_id in any::<bool>(),
+        messages in 0usize..24,
+    ) {
+        let (mut model, id) = made(2, &places);
+        if free_a_lower_id {
+            delete(&mut model, 0).unwrap();
+        }
+        let wanted = extents(&next);
+        let group = Group::find(&list(&mut model).unwrap(), id).unwrap();
+        model.deletion = Some((messages, id));
+        let result = apply(&mut model, &group, &Plan::new(&group, &wanted));
+        if model.deletion.take().is_none() {
+            prop_assert!(model.regions.values().all(|region| region.program == "other"), "{:?} {:?}", result, model);
+        } else if let Some(id) = result.unwrap() {
+            check(&mut model, id, &wanted, 2 - usize::from(free_a_lower_id));
+        }
+    }
+
+    /// Also for a reader that comes in the middle of it, and after an end by force.
+    #[test]
+    fn a_group_is_always_there(
+        places in prop::collection::btree_set(0u64..40, 1..6),
+        next in prop::collection::btree_set(0u64..40, 1..6),
+    ) {
+        struct Watched(Model);
+        impl Kernel for Watched {
+            fn message(&mut self, message: &str) -> Result<String, Error> {
+                let answer = self.0.message(message);
+                let regions: Vec<Region> = self.0.regions.values().cloned().collect();
+                let whole = |region: &Region| {
+                    let Some(Descriptor { members, .. }) = Descriptor::parse(&region.aux) else { return false };
+                    members.into_iter().flatten().all(|id| self.0.regions.contains_key(&id))
+                };
+                assert!(regions.iter().any(whole), "no whole group after {message}");
+                answer
+            }
+        }
+        let (model, id) = made(1, &places);
+        let group = Group::find(&list(&mut model.clone()).unwrap(), id).unwrap();
+        apply(&mut Watched(model), &group, &Plan::new(&group, &extents(&next))).unwrap();
     }
 }

@@ -28,6 +28,14 @@ fn a_wrong_command_line() {
 }
 
 #[test]
+fn nobody_listens() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = Command::new(env!("CARGO_BIN_EXE_dmfilemapd")).stderr(writer).status().unwrap();
+    assert_eq!(status.code(), Some(2), "{status}");
+}
+
+#[test]
 fn a_closed_descriptor() {
     refused("3 0 /f inode 1 1 3<&-", 3, "file descriptor 3 is not open");
     refused("900 0 /f inode 1 1", 3, "file descriptor 900 is not open");
