@@ -34,7 +34,12 @@ pub fn devno(path: &Path) -> Result<Devno, String> {
     if !metadata.file_type().is_block_device() {
         return Err("it is not a block device".into());
     }
-    Ok((rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev())))
+    let number @ (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
+    // A node can outlive its device, where nobody takes it away.
+    if !sysfs(number).exists() {
+        return Err(format!("it is a node of {major}:{minor}, and there is no block device of this number"));
+    }
+    Ok(number)
 }
 
 /// The number of a device as a table names it.

@@ -252,19 +252,21 @@ Exit status: 0 if it exists, 2 if not.
 Example:
   remap-guardian dm exists part || remap-guardian dm create part /root/table")]
 pub struct Exists {
-    /// Name of the device
-    name: Name,
+    /// The device
+    device: String,
 }
 
 impl Exists {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<ExitCode> {
         #[derive(serde::Serialize)]
         struct Answer<'a> {
-            name: &'a Name,
+            name: &'a str,
             exists: bool,
         }
-        let exists = Mapper::new()?.exists(&self.name)?;
-        super::print_done(json, if exists { "yes" } else { "no" }, &Answer { name: &self.name, exists })?;
+        let mapper = Mapper::new()?;
+        let name = mapper.find(&self.device)?;
+        let exists = mapper.exists(&name)?;
+        super::print_done(json, if exists { "yes" } else { "no" }, &Answer { name: name.as_str(), exists })?;
         Ok(if exists { ExitCode::SUCCESS } else { ExitCode::from(2) })
     }
 }
