@@ -130,7 +130,7 @@ pub struct Mapper {
 }
 
 fn dm_name(name: &Name) -> Result<DmNameBuf, Error> {
-    DmNameBuf::new(name.as_str().into()).map_err(|error| Error::NoDeviceMapper(dm_text(&error)))
+    DmNameBuf::new(name.as_str().into()).map_err(|_| Error::NotAscii(name.to_string()))
 }
 
 fn dm_uuid(uuid: &Uuid) -> Result<DmUuidBuf, Error> {
@@ -143,6 +143,30 @@ struct Loaded {
     live: Vec<RawLine>,
     waiting: Vec<RawLine>,
     waiting_read_only: bool,
+}
+
+/// All devices. The crate gives up on a name that is not ASCII; sysfs has it, but not its event number.
+pub fn list(dm: &DM) -> Result<Vec<Listed>, Error> {
+    let devices = match dm.list_devices() {
+        Ok(devices) => devices,
+        Err(error) if errno(&error).is_some() => return Err(Error::NoDeviceMapper(dm_text(&error))),
+        Err(_) => {
+            let known = backing::mapped_devices().map_err(|error| Error::NoDeviceMapper(error.to_string()))?;
+            let event_nr = |name: &Name| dm.device_info(&DevId::Name(&dm_name(name).ok()?)).ok().map(|info| info.event_nr());
+            let listed = |(name, (major, minor))| {
+                let name = Name::of_kernel(name);
+                Listed { event_nr: event_nr(&name), name, major, minor }
+            };
+            return Ok(known.into_iter().map(listed).collect());
+        }
+    };
+    let listed = |(name, device, event_nr): (DmNameBuf, devicemapper::Device, _)| Listed {
+        name: Name::of_kernel(name.to_string()),
+        major: device.major,
+        minor: device.minor,
+        event_nr,
+    };
+    Ok(devices.into_iter().map(listed).collect())
 }
 
 impl Mapper {
@@ -192,14 +216,7 @@ impl Mapper {
 
     /// All devices.
     pub fn list(&self) -> Result<Vec<Listed>, Error> {
-        let devices = self.dm.list_devices().map_err(|error| Error::NoDeviceMapper(dm_text(&error)))?;
-        let listed = |(name, device, event_nr): (DmNameBuf, devicemapper::Device, _)| Listed {
-            name: Name::of_kernel(name.to_string()),
-            major: device.major,
-            minor: device.minor,
-            event_nr,
-        };
-        Ok(devices.into_iter().map(listed).collect())
+        list(&self.dm)
     }
 
     /// Whether there is such a device.
@@ -448,7 +465,7 @@ impl Mapper {
             _ => self.failed("renaming", old, &error, Vec::new()),
         })?;
         udev::ensure_node(new.as_str(), minor);
-        udev::forget_node(old.as_str());
+        udev::forget_old_node(old.as_str(), minor);
         Ok(())
     }
 

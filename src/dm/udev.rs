@@ -7,6 +7,7 @@
 use super::error::{ENXIO, dm_text, errno};
 use devicemapper::{DM, DevId, DmError, DmNameBuf, DmOptions, DmResult, DmUuidBuf};
 use devicemapper::{DeviceInfo, DmFlags};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -152,24 +153,53 @@ pub fn node(name: &str) -> PathBuf {
 }
 
 /// Makes `/dev/mapper/<name>` where udev has not: an initramfs or a container may have none. libdevmapper does it itself
-/// then, and so do we.
+/// then, and so do we. What is there and leads to another device is replaced.
 pub fn ensure_node(name: &str, minor: u32) {
     let link = node(name);
-    if link.symlink_metadata().is_ok() {
-        return;
-    }
-    if let Err(error) = std::os::unix::fs::symlink(format!("../dm-{minor}"), &link) {
+    if let Err(error) = link_to(&link, minor) {
         tracing::warn!("{} cannot be made without udev: {error}", link.display());
+    }
+}
+
+fn link_to(link: &Path, minor: u32) -> std::io::Result<()> {
+    if leads_to(link, minor) {
+        return Ok(());
+    }
+    if link.symlink_metadata().is_ok() {
+        std::fs::remove_file(link)?;
+    }
+    std::os::unix::fs::symlink(format!("../dm-{minor}"), link)
+}
+
+/// Whether it leads to the mapped device of this minor number; without udev it can be a node of its own.
+fn leads_to(link: &Path, minor: u32) -> bool {
+    match std::fs::read_link(link) {
+        Ok(target) => target.file_name().is_some_and(|file| *file == *format!("dm-{minor}")),
+        Err(_) => std::fs::metadata(link)
+            .is_ok_and(|node| node.file_type().is_block_device() && rustix::fs::minor(node.rdev()) == minor),
     }
 }
 
 /// Takes away a `/dev/mapper/<name>` that leads nowhere, where no udev does it.
 pub fn forget_node(name: &str) {
     let link = node(name);
-    let dangles = link.is_symlink() && !link.exists();
-    if dangles && !runs() {
-        // A link that stays behind points nowhere and is replaced by the next device of that name.
-        let _ = std::fs::remove_file(&link);
+    if link.is_symlink() && !link.exists() {
+        take_away(&link);
+    }
+}
+
+/// Takes away the `/dev/mapper/<name>` of a device that has another name now, where no udev does it.
+pub fn forget_old_node(name: &str, minor: u32) {
+    let link = node(name);
+    if leads_to(&link, minor) {
+        take_away(&link);
+    }
+}
+
+fn take_away(link: &Path) {
+    if !runs() {
+        // One that stays behind is replaced by the next device of that name.
+        let _ = std::fs::remove_file(link);
     }
 }
 
@@ -190,5 +220,17 @@ mod tests {
         assert!(has_changed_places(&new, &old, &new));
         assert!(has_changed_places(&old, &old, &[]), "none waited");
         assert!(has_changed_places(&new, &[], &new), "the first table");
+    }
+
+    #[test]
+    fn a_link_of_another_device_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("a");
+        for minor in [1, 0, 0] {
+            link_to(&link, minor).unwrap();
+            assert_eq!(std::fs::read_link(&link).unwrap(), Path::new(&format!("../dm-{minor}")));
+            assert!(leads_to(&link, minor) && !leads_to(&link, minor + 10));
+        }
+        assert!(!leads_to(&dir.path().join("b"), 0));
     }
 }
