@@ -16,7 +16,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ("engine", &["edge", "model", "plan", "policy", "triage"]),
     ("store", &["edge", "model"]),
     ("actuate", &["dm", "edge", "engine", "format", "model", "plan"]),
-    ("sources", &["actuate", "edge", "model"]),
+    ("sources", &["actuate", "dm", "edge", "model"]),
     ("control", &["edge", "engine", "model"]),
     ("runtime", &["actuate", "config", "control", "edge", "engine", "format", "model", "policy", "sources", "store", "triage"]),
     ("cli", &["actuate", "config", "control", "dm", "edge", "model", "runtime", "sources", "store"]),

@@ -16,6 +16,7 @@ mod text;
 use crate::config::Settings;
 use crate::control::Said;
 use clap::{Parser, Subcommand};
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -64,7 +65,16 @@ enum Verb {
 
 /// Runs the command.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody may be there to read it.
+            let _ = error.print();
+            let for_dm = std::env::args_os().skip(1).find(|arg| arg != "--json").is_some_and(|verb| verb == "dm");
+            // “dm exists” and “dm info” say no by 2: what cannot be understood is no such answer.
+            return if for_dm && error.use_stderr() { ExitCode::FAILURE } else { exit_code(&error) };
+        }
+    };
     match dispatch(&cli) {
         Ok(code) => code,
         Err(error) => {
@@ -72,10 +82,15 @@ pub fn main() -> ExitCode {
             if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
                 return ExitCode::SUCCESS;
             }
-            eprintln!("remap-guardian: {error:#}");
+            // Where nobody reads it the exit status still tells; eprintln would panic.
+            let _ = writeln!(std::io::stderr(), "remap-guardian: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn exit_code(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
 }
 
 fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
@@ -102,7 +117,6 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
 
 /// Prints what the daemon said.
 fn print_said(said: &Said, json: bool) -> anyhow::Result<ExitCode> {
-    use std::io::Write;
     let mut out = std::io::stdout().lock();
     if json {
         writeln!(out, "{}", serde_json::to_string(said)?)?;

@@ -25,6 +25,19 @@ pub fn mapped_name(devno: Devno) -> Option<String> {
     fs::read_to_string(sysfs(devno).join("dm/name")).ok().map(|name| name.trim_end_matches('\n').to_owned())
 }
 
+/// Name and number of every mapped device, as sysfs has them.
+pub(super) fn mapped_devices() -> std::io::Result<Vec<(String, Devno)>> {
+    let mut devices = Vec::new();
+    for entry in fs::read_dir("/sys/block")? {
+        let folder = entry?.path();
+        // One that goes meanwhile is not there.
+        let number = fs::read_to_string(folder.join("dev")).ok().and_then(|text| Device(text.trim().into()).devno());
+        let name = fs::read(folder.join("dm/name")).map(|name| String::from_utf8_lossy(&name).trim_end_matches('\n').to_owned());
+        devices.extend(name.ok().zip(number));
+    }
+    Ok(devices)
+}
+
 /// The number of the block device at `path`; otherwise what is there instead.
 pub fn devno(path: &Path) -> Result<Devno, String> {
     let metadata = fs::metadata(path).map_err(|error| match error.kind() {
@@ -34,7 +47,12 @@ pub fn devno(path: &Path) -> Result<Devno, String> {
     if !metadata.file_type().is_block_device() {
         return Err("it is not a block device".into());
     }
-    Ok((rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev())))
+    let number @ (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
+    // A node can outlive its device, where nobody takes it away.
+    if !sysfs(number).exists() {
+        return Err(format!("it is a node of {major}:{minor}, and there is no block device of this number"));
+    }
+    Ok(number)
 }
 
 /// The number of a device as a table names it.

@@ -42,6 +42,9 @@ pub enum Error {
     /// There is no such device.
     #[error("there is no device-mapper device named “{0}”\n  next: see those that are there: remap-guardian dm list")]
     Missing(String),
+    /// A name that others gave.
+    #[error("“{0}” has a name that is not ASCII, as no tool makes it by itself\n  next: let it be mangled: dmsetup mangle")]
+    NotAscii(String),
     /// A path that leads to something else.
     #[error("{} is no device-mapper device: {why}", path.display())]
     NotMapped {

@@ -46,24 +46,31 @@ pub enum What {
     },
 }
 
-/// Name and event number of each device when it was last looked at.
+/// Name, event number and disk number of each device when it was last looked at.
 #[derive(Debug, Default)]
-struct Seen(BTreeMap<Devno, (String, u32)>);
+struct Seen(BTreeMap<Devno, (String, u32, Option<u64>)>);
+
+/// The number that no later disk gets again until the next boot; Linux before 5.15 has none, and a name and a number
+/// that are used again within one wake-up pass there for a rename.
+fn disk_number((major, minor): Devno) -> Option<u64> {
+    std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/diskseq")).ok()?.trim().parse().ok()
+}
 
 impl Seen {
-    fn update(&mut self, listed: Vec<Listed>) -> Vec<Change> {
+    fn update(&mut self, listed: Vec<Listed>, disk: impl Fn(Devno) -> Option<u64>) -> Vec<Change> {
         let mut before = std::mem::take(&mut self.0);
         let mut changes = Vec::new();
         let mut tell = |name: &str, (major, minor): Devno, what| changes.push(Change { name: name.into(), major, minor, what });
         for Listed { name, major, minor, event_nr } in listed {
             let (name, devno, now) = (name.to_string(), (major, minor), event_nr.unwrap_or_default());
+            let is = disk(devno);
             match before.remove(&devno) {
-                // A number that runs backwards is another device that got the same numbers.
-                Some((old, nr)) if now < nr => {
+                // A number that runs backwards is another device that got the same numbers, too.
+                Some((old, nr, was)) if now < nr || was != is => {
                     tell(&old, devno, What::Removed);
                     tell(&name, devno, What::Created);
                 }
-                Some((old, nr)) => {
+                Some((old, nr, _)) => {
                     if old != name {
                         tell(&name, devno, What::Renamed { from: old });
                     }
@@ -73,9 +80,9 @@ impl Seen {
                 }
                 None => tell(&name, devno, What::Created),
             }
-            self.0.insert(devno, (name, now));
+            self.0.insert(devno, (name, now, is));
         }
-        before.iter().for_each(|(devno, (name, _))| tell(name, *devno, What::Removed));
+        before.iter().for_each(|(devno, (name, ..))| tell(name, *devno, What::Removed));
         changes
     }
 }
@@ -104,7 +111,7 @@ impl Watch {
         mapper.needs_events()?;
         let mut watch = Watch { mapper, seen: Seen::default() };
         // The descriptor has been open before: what happens from here on wakes the first wait.
-        watch.seen.update(watch.mapper.list()?);
+        watch.seen.update(watch.mapper.list()?, disk_number);
         Ok(watch)
     }
 
@@ -125,7 +132,7 @@ impl Watch {
             }
             let armed = self.mapper.dm().arm_poll();
             armed.map_err(|error| Error::NoDeviceMapper(dm_text(&error)))?;
-            return Ok(Woken::Changes(self.seen.update(self.mapper.list()?)));
+            return Ok(Woken::Changes(self.seen.update(self.mapper.list()?, disk_number)));
         }
     }
 }
@@ -152,13 +159,16 @@ mod tests {
     #[test]
     fn what_differs_is_told() {
         let mut seen = Seen::default();
-        seen.update(listed(&[("a", 0, 0), ("b", 1, 7)]));
-        assert_eq!(seen.update(listed(&[("a", 0, 0), ("b", 1, 7)])), []);
+        seen.update(listed(&[("a", 0, 0), ("b", 1, 7)]), |_| None);
+        assert_eq!(seen.update(listed(&[("a", 0, 0), ("b", 1, 7)]), |_| None), []);
         let event = What::Event { from: 7, to: 9 };
-        assert_eq!(seen.update(listed(&[("a", 0, 0), ("b", 1, 9)])), [change("b", 1, event)]);
-        assert_eq!(seen.update(listed(&[("c", 0, 0), ("b", 1, 9)])), [change("c", 0, What::Renamed { from: "a".into() })]);
+        assert_eq!(seen.update(listed(&[("a", 0, 0), ("b", 1, 9)]), |_| None), [change("b", 1, event)]);
         assert_eq!(
-            seen.update(listed(&[("b", 1, 9), ("d", 2, 0)])),
+            seen.update(listed(&[("c", 0, 0), ("b", 1, 9)]), |_| None),
+            [change("c", 0, What::Renamed { from: "a".into() })]
+        );
+        assert_eq!(
+            seen.update(listed(&[("b", 1, 9), ("d", 2, 0)]), |_| None),
             [change("d", 2, What::Created), change("c", 0, What::Removed)]
         );
     }
@@ -166,7 +176,16 @@ mod tests {
     #[test]
     fn numbers_that_are_used_again_are_another_device() {
         let mut seen = Seen::default();
-        seen.update(listed(&[("a", 0, 5)]));
-        assert_eq!(seen.update(listed(&[("a", 0, 0)])), [change("a", 0, What::Removed), change("a", 0, What::Created)]);
+        seen.update(listed(&[("a", 0, 5)]), |_| None);
+        assert_eq!(seen.update(listed(&[("a", 0, 0)]), |_| None), [change("a", 0, What::Removed), change("a", 0, What::Created)]);
+    }
+
+    #[test]
+    fn another_disk_is_no_rename() {
+        let mut seen = Seen::default();
+        seen.update(listed(&[("a", 0, 0)]), |_| Some(7));
+        let changes = seen.update(listed(&[("b", 0, 0)]), |_| Some(8));
+        assert_eq!(changes, [change("a", 0, What::Removed), change("b", 0, What::Created)]);
+        assert_eq!(seen.update(listed(&[("c", 0, 0)]), |_| Some(8)), [change("c", 0, What::Renamed { from: "b".into() })]);
     }
 }

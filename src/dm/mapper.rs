@@ -130,19 +130,43 @@ pub struct Mapper {
 }
 
 fn dm_name(name: &Name) -> Result<DmNameBuf, Error> {
-    DmNameBuf::new(name.as_str().into()).map_err(|error| Error::NoDeviceMapper(dm_text(&error)))
+    DmNameBuf::new(name.as_str().into()).map_err(|_| Error::NotAscii(name.to_string()))
 }
 
 fn dm_uuid(uuid: &Uuid) -> Result<DmUuidBuf, Error> {
     DmUuidBuf::new(uuid.as_str().into()).map_err(|error| Error::NoDeviceMapper(dm_text(&error)))
 }
 
-/// What a failed call means where nothing better is known.
-fn failed(step: &'static str, name: &Name, error: &DmError, log: Vec<String>) -> Error {
-    match errno(error) {
-        Some(ENXIO) => Error::Missing(name.to_string()),
-        _ => Error::Kernel { step, name: name.to_string(), why: dm_text(error), log },
-    }
+/// What is loaded in a device: both tables, each with what the kernel says of the device meanwhile.
+struct Loaded {
+    info: Info,
+    live: Vec<RawLine>,
+    waiting: Vec<RawLine>,
+    waiting_read_only: bool,
+}
+
+/// All devices. The crate gives up on a name that is not ASCII; sysfs has it, but not its event number.
+pub fn list(dm: &DM) -> Result<Vec<Listed>, Error> {
+    let devices = match dm.list_devices() {
+        Ok(devices) => devices,
+        Err(error) if errno(&error).is_some() => return Err(Error::NoDeviceMapper(dm_text(&error))),
+        Err(_) => {
+            let known = backing::mapped_devices().map_err(|error| Error::NoDeviceMapper(error.to_string()))?;
+            let event_nr = |name: &Name| dm.device_info(&DevId::Name(&dm_name(name).ok()?)).ok().map(|info| info.event_nr());
+            let listed = |(name, (major, minor))| {
+                let name = Name::of_kernel(name);
+                Listed { event_nr: event_nr(&name), name, major, minor }
+            };
+            return Ok(known.into_iter().map(listed).collect());
+        }
+    };
+    let listed = |(name, device, event_nr): (DmNameBuf, devicemapper::Device, _)| Listed {
+        name: Name::of_kernel(name.to_string()),
+        major: device.major,
+        minor: device.minor,
+        event_nr,
+    };
+    Ok(devices.into_iter().map(listed).collect())
 }
 
 impl Mapper {
@@ -153,6 +177,20 @@ impl Mapper {
 
     pub(super) fn dm(&self) -> &DM {
         &self.dm
+    }
+
+    /// What a failed call means where nothing better is known. ENXIO alone says little: a target that does not find a
+    /// device by its number answers the same.
+    fn failed(&self, step: &'static str, name: &Name, error: &DmError, log: Vec<String>) -> Error {
+        if errno(error) == Some(ENXIO) && !self.is_there(name) {
+            return Error::Missing(name.to_string());
+        }
+        Error::Kernel { step, name: name.to_string(), why: dm_text(error), log }
+    }
+
+    fn is_there(&self, name: &Name) -> bool {
+        let asked = dm_name(name).map(|name| self.dm.device_info(&DevId::Name(&name)));
+        !asked.is_ok_and(|answer| answer.is_err_and(|error| errno(&error) == Some(ENXIO)))
     }
 
     /// Fails on a kernel whose descriptor cannot be waited on.
@@ -167,6 +205,10 @@ impl Mapper {
             return Ok(Name::new(text)?);
         }
         let not = |why: String| Error::NotMapped { path: text.into(), why };
+        // Nothing there: the name is meant, and there may be no such device.
+        if let Some(name) = text.strip_prefix("/dev/mapper/").filter(|_| !Path::new(text).exists()) {
+            return Ok(Name::new(name)?);
+        }
         let devno = backing::devno(Path::new(text)).map_err(not)?;
         let name = backing::mapped_name(devno).ok_or_else(|| not("device-mapper did not make it".into()))?;
         Ok(Name::of_kernel(name))
@@ -174,14 +216,7 @@ impl Mapper {
 
     /// All devices.
     pub fn list(&self) -> Result<Vec<Listed>, Error> {
-        let devices = self.dm.list_devices().map_err(|error| Error::NoDeviceMapper(dm_text(&error)))?;
-        let listed = |(name, device, event_nr): (DmNameBuf, devicemapper::Device, _)| Listed {
-            name: Name::of_kernel(name.to_string()),
-            major: device.major,
-            minor: device.minor,
-            event_nr,
-        };
-        Ok(devices.into_iter().map(listed).collect())
+        list(&self.dm)
     }
 
     /// Whether there is such a device.
@@ -189,7 +224,7 @@ impl Mapper {
         match self.dm.device_info(&DevId::Name(&dm_name(name)?)) {
             Ok(_) => Ok(true),
             Err(error) if errno(&error) == Some(ENXIO) => Ok(false),
-            Err(error) => Err(failed("looking at", name, &error, Vec::new())),
+            Err(error) => Err(self.failed("looking at", name, &error, Vec::new())),
         }
     }
 
@@ -202,7 +237,7 @@ impl Mapper {
     fn raw_table(&self, name: &Name, flags: DmFlags) -> Result<(DeviceInfo, Vec<RawLine>), Error> {
         let options = DmOptions::default().set_flags(DmFlags::DM_STATUS_TABLE | DmFlags::DM_NOFLUSH | flags);
         let answer = self.dm.table_status(&DevId::Name(&dm_name(name)?), options);
-        answer.map_err(|error| failed("reading the table of", name, &error, Vec::new()))
+        answer.map_err(|error| self.failed("reading the table of", name, &error, Vec::new()))
     }
 
     /// The live table, or the inactive one; nothing if there is none. Keys are in it.
@@ -217,13 +252,13 @@ impl Mapper {
     pub fn status(&self, name: &Name, no_flush: bool) -> Result<Vec<RawLine>, Error> {
         let flags = if no_flush { DmFlags::DM_NOFLUSH } else { DmFlags::empty() };
         let answer = self.dm.table_status(&DevId::Name(&dm_name(name)?), DmOptions::default().set_flags(flags));
-        answer.map(|(_, lines)| lines).map_err(|error| failed("reading the status of", name, &error, Vec::new()))
+        answer.map(|(_, lines)| lines).map_err(|error| self.failed("reading the status of", name, &error, Vec::new()))
     }
 
     /// The devices that the live table stands on.
     pub fn deps(&self, name: &Name) -> Result<Vec<Devno>, Error> {
         let answer = self.dm.table_deps(&DevId::Name(&dm_name(name)?), DmOptions::default());
-        let devices = answer.map_err(|error| failed("reading the dependencies of", name, &error, Vec::new()))?;
+        let devices = answer.map_err(|error| self.failed("reading the dependencies of", name, &error, Vec::new()))?;
         Ok(devices.into_iter().map(|device| (device.major, device.minor)).collect())
     }
 
@@ -238,7 +273,7 @@ impl Mapper {
     pub fn message(&self, name: &Name, sector: u64, message: &str) -> Result<Option<String>, Error> {
         let log = KernelLog::from_now();
         let answer = self.dm.target_msg(&DevId::Name(&dm_name(name)?), Some(sector), message);
-        answer.map(|(_, reply)| reply).map_err(|error| failed("sending a message to", name, &error, log.lines()))
+        answer.map(|(_, reply)| reply).map_err(|error| self.failed("sending a message to", name, &error, log.lines()))
     }
 
     /// Makes a device; without a table it has none yet. Its UUID is made up if none is given. When this returns,
@@ -253,7 +288,7 @@ impl Mapper {
         let made = self.dm.device_create(&kernel_name, Some(&kernel_uuid), DmOptions::default().set_flags(flags));
         made.map_err(|error| match errno(&error) {
             Some(EBUSY) => self.taken(name, &uuid),
-            _ => failed("creating", name, &error, Vec::new()),
+            _ => self.failed("creating", name, &error, Vec::new()),
         })?;
         let Some(table) = table else { return self.info(name) };
         let id = Id::Uuid(kernel_uuid);
@@ -292,7 +327,7 @@ impl Mapper {
         let loaded = self.dm.table_load(&id.dev(), &lines, DmOptions::default().set_flags(flags));
         loaded.map(drop).map_err(|error| match errno(&error) {
             Some(EBUSY) => self.busy("loading the table of", name, table),
-            _ => failed("loading the table of", name, &error, log.lines()),
+            _ => self.failed("loading the table of", name, &error, log.lines()),
         })
     }
 
@@ -305,54 +340,87 @@ impl Mapper {
         let log = KernelLog::from_now();
         udev::resume(id, DmOptions::default()).map_err(|error| match (errno(&error), table) {
             (Some(EBUSY), Some(table)) => self.busy("resuming", name, table),
-            _ => failed("resuming", name, &error, log.lines()),
+            _ => self.failed("resuming", name, &error, log.lines()),
         })?;
-        let info = self.dm.device_info(&id.dev()).map_err(|error| failed("looking at", name, &error, Vec::new()))?;
+        let info = self.dm.device_info(&id.dev()).map_err(|error| self.failed("looking at", name, &error, Vec::new()))?;
         udev::ensure_node(name.as_str(), info.device().minor);
         Ok(())
     }
 
+    fn loaded(&self, name: &Name) -> Result<Loaded, Error> {
+        let (info, live) = self.raw_table(name, DmFlags::empty())?;
+        let info = Info::of(&info, live.len());
+        if !info.inactive_table {
+            return Ok(Loaded { info, live, waiting: Vec::new(), waiting_read_only: false });
+        }
+        let (inactive, waiting) = self.raw_table(name, DmFlags::DM_QUERY_INACTIVE_TABLE)?;
+        Ok(Loaded { info, live, waiting, waiting_read_only: inactive.flags().contains(DmFlags::DM_READONLY) })
+    }
+
     /// Replaces the table in one step: I/O waits while the tables change places, and none is lost. If the new table
-    /// cannot be put into force, the old one is again.
+    /// cannot be put into force, the old one is again, and a table that waited before waits again.
     ///
     /// A device that was suspended stays so: its new table waits for the next resume, as with [`Load::inactive`].
     pub fn reload(&self, name: &Name, table: &Table, how: Load) -> Result<Info, Error> {
-        let (before, old) = self.raw_table(name, DmFlags::empty())?;
-        let before = Info::of(&before, old.len());
-        backing::check(table, Some(before.devno()))?;
+        let before = self.loaded(name)?;
+        backing::check(table, Some(before.info.devno()))?;
         let id = Id::Name(dm_name(name)?);
         // The kernel keeps what was in the inactive slot if this fails.
         self.load(&id, name, table, how.read_only)?;
-        if how.inactive || (before.suspended && before.live_table) {
-            return self.info(name);
-        }
-        if let Err(error) = self.start(&id, name, Some(table)) {
-            return Err(match self.put_back(&id, name, &before, &old) {
-                Ok(()) => error,
-                Err(why) => {
-                    let left = format!("the old table could not be put back, “{name}” is suspended: {why}");
-                    Error::Left { error: Box::new(error), left }
-                }
-            });
+        if !how.inactive && !(before.info.suspended && before.info.live_table) {
+            self.start(&id, name, Some(table)).map_err(|error| self.undone(&id, name, &before, error))?;
         }
         self.info(name)
     }
 
+    /// What a resume that failed comes to, after things were put back.
+    fn undone(&self, id: &Id, name: &Name, before: &Loaded, error: Error) -> Error {
+        let left = match self.put_back(id, name, before) {
+            Ok(None) => return error,
+            Ok(Some(left)) => left,
+            Err(why) => {
+                format!("“{name}” could not be put back as it was: {why}\n  next: see how it is: remap-guardian dm info {name}")
+            }
+        };
+        Error::Left { error: Box::new(error), left }
+    }
+
     /// After a resume that failed: the kernel may have refused the new table before or after it took the old one away.
-    fn put_back(&self, id: &Id, name: &Name, before: &Info, old: &[RawLine]) -> Result<(), Error> {
-        let step = |error: DmError| failed("restoring", name, &error, Vec::new());
-        self.dm.table_clear(&id.dev()).map_err(step)?;
+    /// The answer is what is not as it was.
+    fn put_back(&self, id: &Id, name: &Name, before: &Loaded) -> Result<Option<String>, Error> {
         let now = self.info(name)?;
-        if !before.live_table {
-            // A table that is live cannot be taken away again.
-            return if now.live_table { Err(Error::NoTable(name.to_string())) } else { Ok(()) };
+        if now.inactive_table {
+            self.dm.table_clear(&id.dev()).map_err(|error| self.failed("restoring", name, &error, Vec::new()))?;
         }
-        if now.suspended {
-            let flags = if before.read_only { DmFlags::DM_READONLY } else { DmFlags::empty() } | DmFlags::DM_SECURE_DATA;
-            self.dm.table_load(&id.dev(), old, DmOptions::default().set_flags(flags)).map_err(step)?;
+        if !before.info.live_table && now.live_table {
+            // A table that is live cannot be taken away again.
+            return Ok(Some(format!(
+                "“{name}” has this table now and stays suspended\n  next: remap-guardian dm reload {name} --table …"
+            )));
+        }
+        if before.info.live_table && now.suspended {
+            self.load_raw(id, name, &before.live, before.info.read_only)?;
+            if before.info.suspended {
+                // A resume would let I/O through that somebody has stopped on purpose.
+                return Ok(Some(format!(
+                    "“{name}” is suspended as before, its old table waits for the next resume: remap-guardian dm resume {name}"
+                )));
+            }
             self.start(id, name, None)?;
         }
-        Ok(())
+        if !before.waiting.is_empty() {
+            self.load_raw(id, name, &before.waiting, before.waiting_read_only)?;
+        }
+        Ok(None)
+    }
+
+    /// Loads a table as the kernel printed it.
+    fn load_raw(&self, id: &Id, name: &Name, lines: &[RawLine], read_only: bool) -> Result<(), Error> {
+        let mut flags = DmFlags::DM_SECURE_DATA;
+        flags.set(DmFlags::DM_READONLY, read_only);
+        let log = KernelLog::from_now();
+        let loaded = self.dm.table_load(&id.dev(), lines, DmOptions::default().set_flags(flags));
+        loaded.map(drop).map_err(|error| self.failed("restoring", name, &error, log.lines()))
     }
 
     /// Gives a device a new name, a UUID if it had none, or both.
@@ -375,11 +443,10 @@ impl Mapper {
         }
         let now = new.unwrap_or(name);
         if let Some(uuid) = uuid {
-            let set = self.dm.device_rename(&dm_name(now)?, &DevId::Uuid(&dm_uuid(uuid)?));
-            if let Err(error) = set {
+            if let Err(error) = udev::set_uuid(&dm_name(now)?, &dm_uuid(uuid)?) {
                 let error = match errno(&error) {
                     Some(EBUSY) => self.taken(now, uuid),
-                    _ => failed("giving a UUID to", now, &error, Vec::new()),
+                    _ => self.failed("giving a UUID to", now, &error, Vec::new()),
                 };
                 return Err(match new.map(|new| self.rename_node(new, name, info.minor)) {
                     Some(Err(_)) => {
@@ -395,10 +462,10 @@ impl Mapper {
     fn rename_node(&self, old: &Name, new: &Name, minor: u32) -> Result<(), Error> {
         udev::rename(&dm_name(old)?, &dm_name(new)?).map_err(|error| match errno(&error) {
             Some(EBUSY) => Error::NameTaken(new.to_string()),
-            _ => failed("renaming", old, &error, Vec::new()),
+            _ => self.failed("renaming", old, &error, Vec::new()),
         })?;
         udev::ensure_node(new.as_str(), minor);
-        udev::forget_node(old.as_str());
+        udev::forget_old_node(old.as_str(), minor);
         Ok(())
     }
 
@@ -414,7 +481,7 @@ impl Mapper {
                 let devices = backing::kernel_name(info.devno()).into_iter().collect();
                 Error::Busy { step: "removing", name: name.to_string(), devices }
             }
-            _ => failed("removing", name, &error, Vec::new()),
+            _ => self.failed("removing", name, &error, Vec::new()),
         })?;
         udev::forget_node(name.as_str());
         Ok(())
@@ -427,17 +494,23 @@ impl Mapper {
         flags.set(DmFlags::DM_SKIP_LOCKFS, how.no_lockfs);
         let id = Id::Name(dm_name(name)?);
         let done = self.dm.device_suspend(&id.dev(), DmOptions::default().set_flags(flags));
-        done.map_err(|error| failed("suspending", name, &error, Vec::new()))?;
+        done.map_err(|error| self.failed("suspending", name, &error, Vec::new()))?;
         self.info(name)
     }
 
-    /// Puts an inactive table into force, if there is one, and lets I/O go on.
+    /// Puts an inactive table into force, if there is one, and lets I/O go on. If that fails, a device that was active is
+    /// so again, with both tables as they were; one that was suspended stays so, and its live table is in its place
+    /// again with the next resume.
     pub fn resume(&self, name: &Name) -> Result<Info, Error> {
-        let info = self.info(name)?;
-        if !info.live_table && !info.inactive_table {
+        let before = self.loaded(name)?;
+        if !before.info.live_table && !before.info.inactive_table {
             return Err(Error::NoTable(name.to_string()));
         }
-        self.start(&Id::Name(dm_name(name)?), name, None)?;
+        let id = Id::Name(dm_name(name)?);
+        self.start(&id, name, None).map_err(|error| match before.info.inactive_table {
+            true => self.undone(&id, name, &before, error),
+            false => error,
+        })?;
         self.info(name)
     }
 }

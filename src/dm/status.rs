@@ -15,7 +15,7 @@ pub enum Status {
     Cache(CacheStatus),
     /// `dm-remap-v4`.
     Remap(RemapStatus),
-    /// One of these that can say nothing but this: `Fail`, or `Error`.
+    /// One of these that can say nothing but this: `Fail`, `Error`, or `-` (thin).
     Failed {
         /// Its word.
         failed: String,
@@ -149,7 +149,8 @@ impl Status {
             "dm-remap-v4" => |params: &str| RemapStatus::parse(params).map(Status::Remap),
             _ => return None,
         };
-        if ["Fail", "Error"].contains(&params) {
+        // dm-thin.c says “-” of a thin that has no pool.
+        if ["Fail", "Error"].contains(&params) || (kind == "thin" && params == "-") {
             return Some(Ok(Status::Failed { failed: params.into() }));
         }
         Some(known(params))
@@ -274,6 +275,7 @@ mod tests {
 
     #[test]
     fn each_field_has_its_name() {
+        assert_eq!(json("thin", "-")["failed"], "-");
         let thin = json("thin", "2048 8191");
         assert_eq!((thin["mapped_sectors"].as_u64(), thin["highest_sector"].as_u64()), (Some(2048), Some(8191)));
         assert!(json("thin", "0 -")["highest_sector"].is_null());

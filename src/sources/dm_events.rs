@@ -109,8 +109,8 @@ async fn run(dm: &AsyncFd<DM>, sender: &mpsc::Sender<DmEvent>) -> io::Result<()>
     loop {
         // Armed before the list is read: what happens after the list wakes us again.
         dm.get_ref().arm_poll().map_err(other)?;
-        let listed = dm.get_ref().list_devices().map_err(other)?;
-        let listed = listed.into_iter().map(|(name, device, nr)| (name.to_string(), (device.major, device.minor), nr));
+        let listed = crate::dm::mapper::list(dm.get_ref()).map_err(io::Error::other)?;
+        let listed = listed.into_iter().map(|one| (one.name.to_string(), (one.major, one.minor), one.event_nr));
         for event in tracker.update(listed.collect(), |name| set_of(dm.get_ref(), name)) {
             if sender.send(event).await.is_err() {
                 return Ok(());

@@ -44,7 +44,7 @@ impl TableSource {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 A table has lines START LENGTH TARGET PARAMETERS; start and length are sectors of 512 bytes. /dev/mapper/NAME is there
-when this returns; if it fails, no device is left.
+when this returns, with --notable only after a table was put into force; if it fails, no device is left.
 
 Examples:
   remap-guardian dm create part --table '0 2048 linear /dev/sdb 4096'
@@ -72,7 +72,8 @@ impl Create {
         let table = if self.notable { None } else { Some(self.table.read()?) };
         let info = Mapper::new()?.create(&self.name, self.uuid.as_ref(), table.as_ref(), self.read_only)?;
         let without = if self.notable { ", without a table" } else { "" };
-        print_done(json, &format!("/dev/mapper/{} is {}:{}{without}", self.name, info.major, info.minor), &info)
+        let path = if self.notable { "" } else { "/dev/mapper/" };
+        print_done(json, &format!("{path}{} is {}:{}{without}", self.name, info.major, info.minor), &info)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::print_json;
 use crate::dm::Mapper;
+use crate::dm::backing::Devno;
 use crate::dm::events::{Change, Watch, What, Woken};
 use std::io::Write;
 use std::process::ExitCode;
@@ -10,9 +11,9 @@ use std::time::{Duration, Instant};
 /// Options of `dm events`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Without --count and --timeout it goes on until it is interrupted.
+Without --count and --timeout it goes on until it is interrupted, or until the last of the devices named has gone.
 
-Exit status: 2 if --timeout ended it before --count was reached.
+Exit status: 2 if it ended before --count was reached.
 
 Examples:
   remap-guardian dm events
@@ -32,12 +33,12 @@ pub struct Events {
 impl Events {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<ExitCode> {
         let mapper = Mapper::new()?;
-        let mut wanted = Vec::new();
-        for device in &self.devices {
-            wanted.push(mapper.info(&mapper.find(device)?)?.devno());
-        }
         let deadline = self.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
         let mut watch = Watch::new()?;
+        let mut wanted = Wanted::All;
+        for device in &self.devices {
+            wanted.add(mapper.info(&mapper.find(device)?)?.devno());
+        }
         let mut told = 0;
         loop {
             let changes = match watch.wait(deadline, std::io::stdout())? {
@@ -46,8 +47,7 @@ impl Events {
                 Woken::Late | Woken::Unread => return Ok(ExitCode::SUCCESS),
             };
             for change in changes {
-                // By number: a device that was renamed is still the one that was asked for.
-                if !wanted.is_empty() && !wanted.contains(&(change.major, change.minor)) {
+                if !wanted.takes(&change) {
                     continue;
                 }
                 if json {
@@ -61,7 +61,42 @@ impl Events {
                     return Ok(ExitCode::SUCCESS);
                 }
             }
+            if wanted.is_nothing() {
+                return Ok(if self.count.is_some() { ExitCode::from(2) } else { ExitCode::SUCCESS });
+            }
         }
+    }
+}
+
+/// Whose events are told.
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    All,
+    /// By number: a device that was renamed is still the one that was asked for.
+    These(Vec<Devno>),
+}
+
+impl Wanted {
+    fn add(&mut self, devno: Devno) {
+        match self {
+            Wanted::All => *self = Wanted::These(vec![devno]),
+            Wanted::These(these) => these.push(devno),
+        }
+    }
+
+    /// Whether to tell it. A number that is free again can become a stranger's.
+    fn takes(&mut self, change: &Change) -> bool {
+        let Wanted::These(these) = self else { return true };
+        let devno = (change.major, change.minor);
+        let takes = these.contains(&devno);
+        if change.what == What::Removed {
+            these.retain(|of| *of != devno);
+        }
+        takes
+    }
+
+    fn is_nothing(&self) -> bool {
+        *self == Wanted::These(Vec::new())
     }
 }
 
@@ -74,4 +109,20 @@ fn sentence(change: &Change) -> String {
         What::Renamed { from } => format!("was {from} before"),
     };
     format!("{name} ({major}:{minor}): {what}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stranger_with_a_number_that_was_free_again_is_not_told() {
+        let change = |minor, what| Change { name: "x".into(), major: 253, minor, what };
+        let mut wanted = Wanted::All;
+        assert!(wanted.takes(&change(7, What::Removed)) && !wanted.is_nothing());
+        wanted.add((253, 1));
+        assert!(!wanted.takes(&change(0, What::Created)));
+        assert!(wanted.takes(&change(1, What::Removed)), "that it goes is told");
+        assert!(!wanted.takes(&change(1, What::Created)) && wanted.is_nothing());
+    }
 }

@@ -2,11 +2,28 @@
 
 use super::{chosen, print_json};
 use crate::cli::text::table;
-use crate::dm::{Line, Mapper, Name, Status as Said, backing, mapper};
+use crate::dm::{Error, Line, Mapper, Name, Status as Said, backing, mapper};
 use comfy_table::ContentArrangement;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+
+/// What a device has; in a list of all, nothing if it has gone meanwhile.
+fn of_all<T>(all: bool, answer: Result<Vec<T>, Error>) -> Result<Vec<T>, Error> {
+    answer.or_else(|error| skipped(all, error).map(Option::unwrap_or_default))
+}
+
+/// Passes over a device in a list of all where nothing can be told of it.
+fn skipped<T>(all: bool, error: Error) -> Result<Option<T>, Error> {
+    match error {
+        Error::Missing(_) if all => Ok(None),
+        Error::NotAscii(_) if all => {
+            tracing::warn!("{error}");
+            Ok(None)
+        }
+        error => Err(error),
+    }
+}
 
 /// Prints rows below a header, aligned; a row is never broken.
 fn print_table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> anyhow::Result<()> {
@@ -53,7 +70,7 @@ impl Table {
         let mapper = Mapper::new()?;
         let mut rows = Vec::new();
         for name in chosen(&mapper, self.device.as_ref())? {
-            for mut line in mapper.table(&name, self.inactive)? {
+            for mut line in of_all(self.device.is_none(), mapper.table(&name, self.inactive))? {
                 if !self.show_keys {
                     line.target.hide_keys();
                 }
@@ -115,7 +132,7 @@ impl Status {
         let mapper = Mapper::new()?;
         let (mut rows, mut details) = (Vec::new(), Vec::new());
         for name in chosen(&mapper, self.device.as_ref())? {
-            for (start, length, target, status) in mapper.status(&name, self.noflush)? {
+            for (start, length, target, status) in of_all(self.device.is_none(), mapper.status(&name, self.noflush))? {
                 let status = status.trim_end();
                 // What a later kernel says in another way is still shown as it is.
                 let fields = Said::parse(&target, status).and_then(Result::ok);
@@ -176,10 +193,11 @@ impl Info {
         let mut all_there = true;
         for (n, name) in (0..).zip(chosen(&mapper, self.device.as_ref())?) {
             let info = match mapper.info(&name) {
-                Err(crate::dm::Error::Missing(_)) if self.device.is_some() => mapper::Info::missing(&name),
-                // In a list of all, one that has gone meanwhile is not there.
-                Err(crate::dm::Error::Missing(_)) => continue,
-                other => other?,
+                Err(Error::Missing(_)) if self.device.is_some() => mapper::Info::missing(&name),
+                other => match other.map(Some).or_else(|error| skipped(self.device.is_none(), error))? {
+                    Some(info) => info,
+                    None => continue,
+                },
             };
             all_there &= info.exists;
             if json {
@@ -252,19 +270,21 @@ Exit status: 0 if it exists, 2 if not.
 Example:
   remap-guardian dm exists part || remap-guardian dm create part /root/table")]
 pub struct Exists {
-    /// Name of the device
-    name: Name,
+    /// The device
+    device: String,
 }
 
 impl Exists {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<ExitCode> {
         #[derive(serde::Serialize)]
         struct Answer<'a> {
-            name: &'a Name,
+            name: &'a str,
             exists: bool,
         }
-        let exists = Mapper::new()?.exists(&self.name)?;
-        super::print_done(json, if exists { "yes" } else { "no" }, &Answer { name: &self.name, exists })?;
+        let mapper = Mapper::new()?;
+        let name = mapper.find(&self.device)?;
+        let exists = mapper.exists(&name)?;
+        super::print_done(json, if exists { "yes" } else { "no" }, &Answer { name: name.as_str(), exists })?;
         Ok(if exists { ExitCode::SUCCESS } else { ExitCode::from(2) })
     }
 }
@@ -295,7 +315,7 @@ impl Deps {
         let mapper = Mapper::new()?;
         let mut rows = Vec::new();
         for name in chosen(&mapper, self.device.as_ref())? {
-            for devno @ (major, minor) in mapper.deps(&name)? {
+            for devno @ (major, minor) in of_all(self.device.is_none(), mapper.deps(&name))? {
                 let (device, mapped) = (backing::kernel_name(devno), backing::mapped_name(devno));
                 if json {
                     print_json(&Dep { name: &name, major, minor, device, mapped })?;

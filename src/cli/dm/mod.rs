@@ -17,7 +17,8 @@ written \\xNN, as dmsetup does it: “my disk” is my\\x20disk. Sectors are 512
 
 With --json everything that is listed is one line of JSON.
 
-Exit status: 0 if done, 2 if the answer is no (“exists”, “info”), 1 on error: then nothing has changed.
+Exit status: 0 if done, 2 if the answer is no (“exists”, “info”), 1 on error: then nothing has changed, unless the
+message says what has.
 
 Example:
   remap-guardian dm create part --table '0 2048 linear /dev/sdb 4096'
@@ -65,6 +66,9 @@ enum Verb {
 
 /// Runs a verb.
 pub fn main(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
+    let log = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_target(false).without_time();
+    // What nobody reads is dropped without a word: that word would go the same way. A log that is there is as good.
+    let _ = log.with_writer(std::io::stderr).log_internal_errors(false).try_init();
     let done = match &args.verb {
         Verb::Create(verb) => verb.run(json),
         Verb::Reload(verb) => verb.run(json),
