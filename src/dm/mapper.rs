@@ -367,7 +367,8 @@ impl Mapper {
         let id = Id::Name(dm_name(name)?);
         // The kernel keeps what was in the inactive slot if this fails.
         self.load(&id, name, table, how.read_only)?;
-        if !how.inactive && !(before.info.suspended && before.info.live_table) {
+        let stays_suspended = before.info.suspended && before.info.live_table;
+        if !how.inactive && !stays_suspended {
             self.start(&id, name, Some(table)).map_err(|error| self.undone(&id, name, &before, error))?;
         }
         self.info(name)
