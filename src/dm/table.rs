@@ -111,6 +111,13 @@ impl Line {
     }
 }
 
+/// A word for a message. One that is too long to be what it should be may be a key: a key file given as a table.
+fn quoted(word: &str) -> String {
+    let short = word.chars().count() <= 20;
+    let shown = word.chars().take(if short { 20 } else { 4 }).flat_map(char::escape_debug).collect::<String>();
+    if short { shown } else { shown + "…" }
+}
+
 impl std::str::FromStr for Line {
     type Err = BadLine;
 
@@ -130,7 +137,7 @@ impl std::str::FromStr for Line {
         }
         let (kind, params) = first_word(rest).ok_or(BadLine::Missing("target type"))?;
         if kind.len() > 15 || !kind.bytes().all(|c| c.is_ascii_graphic()) {
-            return Err(BadLine::Kind(kind.chars().take(40).collect()));
+            return Err(BadLine::Kind(quoted(kind)));
         }
         Ok(Line { start, length, target: Target::parse(kind, params)? })
     }
@@ -149,7 +156,7 @@ impl fmt::Display for Line {
 
 fn sectors(what: &'static str, word: &str) -> Result<u64, BadLine> {
     let number = word.parse().ok().filter(|_| word.bytes().all(|c| c.is_ascii_digit()));
-    number.ok_or_else(|| BadLine::Number { what, word: word.chars().take(40).collect(), hint: hint(word) })
+    number.ok_or_else(|| BadLine::Number { what, word: quoted(word), hint: hint(word) })
 }
 
 /// What somebody meant who wrote a unit.
@@ -226,6 +233,15 @@ mod tests {
         let table: Table = "# START LENGTH\n\n  0 8 linear /dev/a 0\n\t8\t4   error  \n".parse().unwrap();
         assert_eq!(table.to_string(), "0 8 linear /dev/a 0\n8 4 error\n");
         assert_eq!(table.length(), 12);
+    }
+
+    #[test]
+    fn what_may_be_a_key_is_not_shown() {
+        for table in ["0123456789abcdef0123456789abcdef", "0 8 0123456789abcdef0123456789abcdef"] {
+            let message = refused(table);
+            assert!(message.contains("“0123…”"), "{message}");
+        }
+        assert!(refused("0 8 lin\x1bear\x07 /dev/a 0").contains("lin\\u{1b}ear\\u{7}"));
     }
 
     #[test]
