@@ -197,8 +197,7 @@ static bool fitting_members(const struct remap_target *a, const struct remap_tar
 		if (a->spare[i]->bdev->bd_dev != b->spare[i]->bdev->bd_dev ||
 		    a->limits.spare_len[i] != b->limits.spare_len[i])
 			return false;
-	/* No remap on a spare that only one of them has. */
-	return !(a->rd->table.used >> both);
+	return true;
 }
 
 static bool fitting_shape(const struct remap_target *a, const struct remap_target *b)
@@ -225,7 +224,7 @@ static int may_join(struct remap_device *rd, struct remap_target *rt)
 		rt->ti->error = "A reload cannot change managed";
 		return -EBUSY;
 	}
-	/* Whatever became of the tables before it. */
+	/* No remap on a spare that it has not, whatever became of the tables before it. */
 	if (rd->table.used >> rt->limits.spares) {
 		rt->ti->error = "Table would orphan remaps";
 		return -EBUSY;
