@@ -225,4 +225,10 @@ pub struct FoundDevice {
     pub identity: Identity,
     /// Major and minor number.
     pub devno: (u32, u32),
+    /// How it is attached: `nvme`, `sata`, `ata`, `sas`, `scsi`, `usb`, `virtio`, `mmc` or `other`.
+    #[serde(default)]
+    pub transport: String,
+    /// Whether it has turning platters, where the kernel says so.
+    #[serde(default)]
+    pub rotational: Option<bool>,
 }

@@ -3,7 +3,7 @@
 use assert_cmd::Command;
 use std::path::Path;
 
-const VERBS: [&str; 8] = ["run", "create", "status", "history", "restore", "remap", "forget", "files watch"];
+const VERBS: [&str; 9] = ["run", "create", "status", "history", "restore", "remap", "forget", "files watch", "policy"];
 
 const DM_VERBS: [&str; 16] = [
     "create", "reload", "rename", "remove", "suspend", "resume", "message", "table", "status", "info", "list", "exists", "deps",
@@ -33,6 +33,55 @@ fn every_verb_has_help() {
         assert_eq!(code, 0, "{verb}");
         assert!(verb == "run" || out.contains("Example"), "{verb} --help shows no example:\n{out}");
         assert!(out.contains("--json"), "{verb}");
+    }
+}
+
+/// The command, with the shipped policies and one directory above them.
+fn policy(dir: &Path, args: &[&str]) -> (i32, String, String) {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
+    let dirs = format!("{}:{}", shipped.display(), dir.join("policies").display());
+    let output = command(dir).env("REMAP_GUARDIAN_POLICY_DIRS", dirs).arg("policy").args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn policies_are_listed_and_shown_with_where_each_value_is_from() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("policies/balanced.d")).unwrap();
+    std::fs::write(dir.path().join("policies/balanced.d/mine.toml"), "[spending]\nblocks_per_day = 99\n").unwrap();
+    let (code, out, err) = policy(dir.path(), &["list"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    for name in ["aggressive", "archive", "balanced", "observe"] {
+        assert!(out.lines().any(|line| line.trim_start().starts_with(name)), "{out}");
+    }
+    let (_, out, _) = policy(dir.path(), &["show"]);
+    let line = |key: &str| out.lines().find(|line| line.contains(key)).unwrap_or_else(|| panic!("no {key}: {out}")).to_owned();
+    assert!(line("blocks_per_day").contains("99") && line("blocks_per_day").contains("mine.toml"));
+    assert!(line("blocks_per_hour").contains("policies/balanced.toml"));
+    let (_, out, _) = policy(dir.path(), &["show", "observe", "--json"]);
+    let shown: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(shown["name"], "observe");
+    let values = shown["values"].as_array().unwrap();
+    assert!(values.iter().any(|v| v["key"] == "write_error.action" && v["value"] == "observe" && v["from"].is_string()));
+    assert!(policy(dir.path(), &["check"]).1.contains("balanced: good"));
+}
+
+#[test]
+fn mistakes_in_policies_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("policies")).unwrap();
+    let (code, _, err) = policy(dir.path(), &["show", "nosuch"]);
+    assert!(code == 1 && err.contains("nosuch") && err.contains("policy list"), "{err}");
+    let (code, _, err) = policy(dir.path(), &["explain", "7"]);
+    assert!(code == 1 && err.contains("no entry 7"), "{err}");
+    let (code, _, err) = policy(dir.path(), &["reload"]);
+    assert!(code == 1 && err.contains("systemctl start"), "{err}");
+    std::fs::write(dir.path().join("policies/archive.toml"), "[spending]\n\nblocks_per_huor = 1\n").unwrap();
+    for verb in ["check", "list", "show"] {
+        let (code, out, err) = policy(dir.path(), &[verb]);
+        assert_eq!((code, out.as_str()), (1, ""), "{verb}");
+        assert!(err.contains("archive.toml") && err.contains("line 3") && err.contains("blocks_per_huor"), "{err}");
     }
 }
 

@@ -3,7 +3,7 @@
 use super::text::time;
 use crate::config::Settings;
 use crate::control::client::CallError;
-use crate::control::{HistoryReport, Request, client};
+use crate::control::{HistoryReport, NewsReport, Request, client};
 use crate::model::{Entry, Millis, Sector, SetName, What};
 use std::io::Write;
 use std::process::ExitCode;
@@ -61,6 +61,20 @@ pub fn main(args: &Args, settings: &Settings, json: bool) -> anyhow::Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
+/// One entry, by its number.
+pub(super) fn entry(settings: &Settings, number: u64) -> anyhow::Result<Option<Entry>> {
+    let request = Request::News { after: Some(number.saturating_sub(1)) };
+    let entries = match client::call::<NewsReport>(&settings.socket(), &request) {
+        Ok(report) => report.entries,
+        Err(CallError::NotRunning(_)) => match crate::store::ReadStore::open_if_there(settings.store())? {
+            Some(store) => store.history(None, Millis(0), usize::MAX)?,
+            None => Vec::new(),
+        },
+        Err(error) => return Err(error.into()),
+    };
+    Ok(entries.into_iter().find(|entry| entry.number == number))
+}
+
 fn from_store(args: &Args, settings: &Settings) -> anyhow::Result<HistoryReport> {
     let store = crate::store::ReadStore::open_if_there(settings.store())?;
     // Without a store nothing has happened on this machine.
@@ -88,7 +102,8 @@ fn line_of_json(entry: &Entry) -> serde_json::Result<String> {
     serde_json::to_string(&value)
 }
 
-fn show(entry: &Entry, out: &mut impl Write) -> std::io::Result<()> {
+/// Prints an entry as `history` does.
+pub(super) fn show(entry: &Entry, out: &mut impl Write) -> std::io::Result<()> {
     writeln!(out, "{:>5}  {}  {:<12} {}", entry.number, time(entry.at), entry.name, entry.what.sentence())?;
     for line in details(&entry.what) {
         writeln!(out, "{:>5}  {:19}  {:<12}   {line}", "", "", "")?;

@@ -5,6 +5,7 @@ pub mod dm;
 pub mod files;
 pub mod forget;
 pub mod history;
+pub mod policy;
 pub mod remap;
 pub mod restore;
 pub mod run;
@@ -54,6 +55,8 @@ enum Verb {
     Remap(remap::Args),
     /// Give up a set that is not open, so that its disks can be used for something else
     Forget(forget::Args),
+    /// Look at the policies: what is cured, at what cost, and why
+    Policy(policy::Args),
     /// Watch the blocks of files
     Files(files::Args),
     /// Look at and change device-mapper devices of any kind, as dmsetup does
@@ -109,6 +112,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Restore(args) => restore::main(args, &settings, cli.json),
         Verb::Forget(args) => forget::main(args, &settings, cli.json),
         Verb::Remap(args) => remap::main(args, &settings, cli.json),
+        Verb::Policy(args) => policy::main(args, &settings, cli.json),
         Verb::Files(args) => files::main(args, &settings, cli.json),
         Verb::Dm(args) => dm::main(args, cli.json),
         Verb::UdevProbe(args) => udev_probe::main(args),

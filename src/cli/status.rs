@@ -58,6 +58,7 @@ fn from_store(args: &Args, settings: &Settings) -> anyhow::Result<StatusReport> 
             main: crate::runtime::words(&desc.main),
             spares: desc.spares.iter().map(crate::runtime::words).collect(),
             status: None,
+            policy: None,
             target: None,
             usage: Vec::new(),
         })
@@ -135,6 +136,9 @@ fn show_one(set: &SetReport, out: &mut impl Write) -> std::io::Result<()> {
         let words =
             format!("{}, {} remaps, {} errors, {} writes waiting", target.state, target.remaps, target.errors, target.held);
         rows.add_row(["  kernel".to_string(), words]);
+    }
+    if let Some(policy) = &set.policy {
+        rows.add_row(["  policy".to_string(), format!("{}: {}", policy.name, policy.why)]);
     }
     if let Some(status) = &set.status {
         for (_, line) in &status.smart {

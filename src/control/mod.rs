@@ -67,6 +67,9 @@ pub enum Request {
         /// Do it; else only say what would be done.
         sure: bool,
     },
+    /// Read the policies anew.
+    #[serde(rename = "io.remap_guardian.Reload")]
+    Reload,
     /// Move a range to the spare.
     #[serde(rename = "io.remap_guardian.Remap")]
     Remap {
@@ -145,7 +148,7 @@ impl From<Result<serde_json::Value, Reason>> for Reply {
 pub struct StatusReport {
     /// Version of the daemon; empty when it does not run.
     pub daemon: String,
-    /// The policy in force.
+    /// The policy for sets that no other policy asks for.
     pub policy: String,
     /// Every known set.
     pub sets: Vec<SetReport>,
@@ -166,10 +169,22 @@ pub struct SetReport {
     pub spares: Vec<String>,
     /// The daemon's view, when open.
     pub status: Option<SetStatus>,
+    /// The policy in force, when open.
+    #[serde(default)]
+    pub policy: Option<InForce>,
     /// The kernel's view, when open.
     pub target: Option<TargetReport>,
     /// The allocator's view, per spare.
     pub usage: Vec<Usage>,
+}
+
+/// A policy that is in force for a set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InForce {
+    /// Its name.
+    pub name: String,
+    /// Why it is this one, in words.
+    pub why: String,
 }
 
 /// The kernel's counters.
@@ -207,7 +222,7 @@ pub struct NewsReport {
     pub last: u64,
 }
 
-/// Answer to `Create`, `Restore`, `Forget` and `Remap`: lines for people.
+/// Answer to `Create`, `Restore`, `Forget`, `Reload` and `Remap`: lines for people.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Said {
     /// What was done.

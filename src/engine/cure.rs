@@ -7,7 +7,7 @@ use super::set::SetState;
 use crate::edge::FenceId;
 use crate::model::*;
 use crate::plan::{pieces, spare_len};
-use crate::policy::{Policy, decide};
+use crate::policy::decide;
 use crate::triage::Failed;
 
 /// Cures under way at once: more would only wait for each other with their fences up. The target has 64 fences.
@@ -15,7 +15,7 @@ const MAX_CURES: usize = 16;
 
 impl SetState {
     /// A failed write waits (or an operator asks): start a case for every part that has none.
-    pub(super) fn on_held(&mut self, now: Millis, fault: Fault, policy: &Policy, next_case: &mut u64) -> Vec<Effect> {
+    pub(super) fn on_held(&mut self, now: Millis, fault: Fault, next_case: &mut u64) -> Vec<Effect> {
         let mut effects = Vec::new();
         // A write is narrowed piece by piece: more of it may become known while its cure is under way.
         for case in self.cases.values_mut().filter(|case| case.fault.held && case.fault.extent.overlaps(&fault.extent)) {
@@ -23,7 +23,7 @@ impl SetState {
         }
         for part in self.new_parts(&fault, &mut effects) {
             let fault = Fault { extent: part, ..fault.clone() };
-            effects.extend(self.open_cases(now, fault, policy, next_case));
+            effects.extend(self.open_cases(now, fault, next_case));
         }
         effects
     }
@@ -53,7 +53,7 @@ impl SetState {
         parts
     }
 
-    pub(super) fn open_cases(&mut self, now: Millis, fault: Fault, policy: &Policy, next_case: &mut u64) -> Vec<Effect> {
+    pub(super) fn open_cases(&mut self, now: Millis, fault: Fault, next_case: &mut u64) -> Vec<Effect> {
         let block = self.desc.block();
         if fault.member != Member::Main {
             // It is on the spare already; trying it again would only fail again.
@@ -67,7 +67,7 @@ impl SetState {
         }
         let ledger = self.ledger(now, spare_len(fault.extent.len(), block).0 / block.0);
         let decision = if fault.held || fault.class != ErrorClass::Other {
-            decide(policy, &ledger, &fault)
+            decide(&self.policy, &ledger, &fault)
         } else {
             Decision { action: Action::Remap, rule: "operator".into(), reason: "an operator asked for it".into() }
         };
@@ -79,7 +79,7 @@ impl SetState {
         if parts.is_empty() {
             if self.spares.iter().any(|spare| spare.refilling) {
                 self.waiting.push(fault);
-                return self.refill(now, policy);
+                return self.refill(now);
             }
             parts.push(fault.extent);
         }
@@ -93,7 +93,7 @@ impl SetState {
             }
             effects.push(self.open(now, fault, decision.clone(), remap, next_case));
         }
-        effects.extend(self.refill(now, policy));
+        effects.extend(self.refill(now));
         effects
     }
 
@@ -102,9 +102,9 @@ impl SetState {
     }
 
     /// Faults that waited for spare space, or for others to be done.
-    pub(super) fn start_waiting(&mut self, now: Millis, policy: &Policy, next_case: &mut u64) -> Vec<Effect> {
+    pub(super) fn start_waiting(&mut self, now: Millis, next_case: &mut u64) -> Vec<Effect> {
         let waiting = std::mem::take(&mut self.waiting);
-        waiting.into_iter().flat_map(|fault| self.on_held(now, fault, policy, next_case)).collect()
+        waiting.into_iter().flat_map(|fault| self.on_held(now, fault, next_case)).collect()
     }
 
     pub(super) fn take_spare(&mut self, main: Extent) -> Option<Remap> {
@@ -139,14 +139,7 @@ impl SetState {
         Effect::Step { set: self.id(), case: id, step }
     }
 
-    pub(super) fn on_done(
-        &mut self,
-        now: Millis,
-        id: CaseId,
-        outcome: Outcome,
-        policy: &Policy,
-        next_case: &mut u64,
-    ) -> Vec<Effect> {
+    pub(super) fn on_done(&mut self, now: Millis, id: CaseId, outcome: Outcome, next_case: &mut u64) -> Vec<Effect> {
         let set = self.id();
         let Some(mut case) = self.cases.remove(&id) else { return Vec::new() };
         if let (Outcome::SpareFailed(reason), Some(failed), Some(fence)) = (&outcome, case.remap, case.fence) {
@@ -159,8 +152,8 @@ impl SetState {
                 return Vec::new();
             }
             Next::End => {
-                let mut effects = self.end(now, case, policy);
-                effects.extend(self.start_waiting(now, policy, next_case));
+                let mut effects = self.end(now, case);
+                effects.extend(self.start_waiting(now, next_case));
                 return effects;
             }
         };
@@ -195,7 +188,7 @@ impl SetState {
     }
 
     /// A case is over: remember and record.
-    pub(super) fn end(&mut self, now: Millis, case: Case, policy: &Policy) -> Vec<Effect> {
+    pub(super) fn end(&mut self, now: Millis, case: Case) -> Vec<Effect> {
         let mut evidence = self.evidence(now, &case.fault.extent);
         if self.read_errors.range(case.fault.extent.start()..case.fault.extent.end()).next().is_some() {
             evidence.push("an earlier read of these sectors failed".into());
@@ -231,8 +224,8 @@ impl SetState {
                     Effect::Record(self.entry(now, what)),
                     Effect::SampleSmart { set: self.id() },
                 ];
-                effects.extend(self.usage_alert(now, remap.spare, policy));
-                effects.extend(self.refill(now, policy));
+                effects.extend(self.usage_alert(now, remap.spare));
+                effects.extend(self.refill(now));
                 effects
             }
             (_, taken) => {

@@ -26,6 +26,8 @@ pub enum Event {
         remaps: Vec<Remap>,
         /// Sectors per spare that are in use or can be used.
         capacity: Vec<crate::model::Sectors>,
+        /// The policy for its main disk.
+        policy: Box<Policy>,
     },
     /// A set's device is gone or no longer ours.
     Closed {
@@ -94,8 +96,13 @@ pub enum Event {
         /// The range on main.
         extent: Extent,
     },
-    /// Another policy is in force.
-    Policy(Box<Policy>),
+    /// Another policy is in force for a set.
+    Policy {
+        /// The set.
+        set: SetId,
+        /// The policy.
+        policy: Box<Policy>,
+    },
     /// A second or so has passed.
     Tick,
 }
@@ -166,14 +173,14 @@ pub enum Effect {
 #[derive(Debug)]
 pub struct Engine {
     sets: BTreeMap<SetId, SetState>,
-    policy: Policy,
     next_case: u64,
 }
 
 impl Engine {
     /// An engine without sets.
-    pub fn new(policy: Policy) -> Engine {
-        Engine { sets: BTreeMap::new(), policy, next_case: 1 }
+    #[expect(clippy::new_without_default, reason = "an engine is made on purpose")]
+    pub fn new() -> Engine {
+        Engine { sets: BTreeMap::new(), next_case: 1 }
     }
 
     /// The open sets.
@@ -186,18 +193,13 @@ impl Engine {
         self.sets.get(&id)
     }
 
-    /// The policy in force.
-    pub fn policy(&self) -> &Policy {
-        &self.policy
-    }
-
     /// Takes one event at time `now` and says what to do.
     pub fn apply(&mut self, now: Millis, event: Event) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
-            Event::Opened { set, remaps, capacity } => {
-                let mut state = SetState::new(*set, remaps, capacity);
-                effects.extend(state.refill(now, &self.policy));
+            Event::Opened { set, remaps, capacity, policy } => {
+                let mut state = SetState::new(*set, remaps, capacity, *policy);
+                effects.extend(state.refill(now));
                 effects.push(Effect::SampleSmart { set: state.id() });
                 self.sets.insert(state.id(), state);
             }
@@ -206,14 +208,10 @@ impl Engine {
                     effects.push(Effect::Record(state.alert(now, format!("the device is no longer served: {reason}"))));
                 }
             }
-            Event::Policy(policy) => {
-                self.policy = *policy;
-                effects.extend(self.sets.values_mut().flat_map(|set| set.refill(now, &self.policy)));
-            }
             Event::Tick => {
                 for set in self.sets.values_mut() {
                     effects.extend(set.tick(now));
-                    effects.extend(set.refill(now, &self.policy));
+                    effects.extend(set.refill(now));
                 }
             }
             Event::Errors { set, .. }
@@ -221,9 +219,10 @@ impl Engine {
             | Event::Smart { set, .. }
             | Event::Reserved { set, .. }
             | Event::Done { set, .. }
+            | Event::Policy { set, .. }
             | Event::Asked { set, .. } => {
                 if let Some(state) = self.sets.get_mut(&set) {
-                    effects.extend(state.apply(now, event, &self.policy, &mut self.next_case));
+                    effects.extend(state.apply(now, event, &mut self.next_case));
                 }
             }
         }

@@ -20,6 +20,7 @@ const NOTES: usize = 64;
 #[derive(Debug)]
 pub struct SetState {
     pub(super) desc: SetDescription,
+    pub(super) policy: Policy,
     pub(super) remaps: BTreeMap<Sector, Remap>,
     pub(super) spares: Vec<SpareState>,
     pub(super) cases: BTreeMap<CaseId, Case>,
@@ -69,10 +70,11 @@ pub(super) struct Note {
 
 impl SetState {
     /// A set whose device has just been opened.
-    pub fn new(desc: SetDescription, remaps: Vec<Remap>, capacity: Vec<Sectors>) -> SetState {
+    pub fn new(desc: SetDescription, remaps: Vec<Remap>, capacity: Vec<Sectors>, policy: Policy) -> SetState {
         let spares = capacity.into_iter().map(|capacity| SpareState { capacity, ..SpareState::default() }).collect();
         let mut set = SetState {
             desc,
+            policy,
             remaps: BTreeMap::new(),
             spares,
             cases: BTreeMap::new(),
@@ -105,12 +107,17 @@ impl SetState {
         !self.waiting.is_empty() || self.cures_under_way() > 0
     }
 
+    /// The policy in force for it.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// Live remaps in order of main sectors.
     pub fn remaps(&self) -> impl Iterator<Item = &Remap> {
         self.remaps.values()
     }
 
-    pub(super) fn apply(&mut self, now: Millis, event: Event, policy: &Policy, next_case: &mut u64) -> Vec<Effect> {
+    pub(super) fn apply(&mut self, now: Millis, event: Event, next_case: &mut u64) -> Vec<Effect> {
         match event {
             Event::Errors { records, missed, .. } => {
                 self.counters.missed += missed;
@@ -125,7 +132,7 @@ impl SetState {
                     effects.extend(self.on_failed(now, failed, next_case));
                 }
                 for fault in found.held {
-                    effects.extend(self.on_held(now, fault, policy, next_case));
+                    effects.extend(self.on_held(now, fault, next_case));
                 }
                 for error in found.given_up {
                     effects.extend(self.on_given_up(now, error.main, error.class));
@@ -150,7 +157,7 @@ impl SetState {
                 }
                 state.reserve.add(extents);
                 (state.free, state.untried, state.refilling) = (Some(free), untried, false);
-                self.start_waiting(now, policy, next_case)
+                self.start_waiting(now, next_case)
             }
             Event::Asked { extent, .. } => {
                 let Some(extent) = whole_blocks(extent, self.desc.block(), self.desc.main.sectors) else { return Vec::new() };
@@ -165,17 +172,21 @@ impl SetState {
                     late: false,
                     at: now,
                 };
-                self.on_held(now, fault, policy, next_case)
+                self.on_held(now, fault, next_case)
             }
-            Event::Done { case, outcome, .. } => self.on_done(now, case, outcome, policy, next_case),
-            Event::Opened { .. } | Event::Closed { .. } | Event::Policy(_) | Event::Tick => Vec::new(),
+            Event::Done { case, outcome, .. } => self.on_done(now, case, outcome, next_case),
+            Event::Policy { policy, .. } => {
+                self.policy = *policy;
+                self.refill(now)
+            }
+            Event::Opened { .. } | Event::Closed { .. } | Event::Tick => Vec::new(),
         }
     }
 
     /// Asks for spare space where less than half of what policy keeps ready is left.
-    pub(super) fn refill(&mut self, now: Millis, policy: &Policy) -> Vec<Effect> {
+    pub(super) fn refill(&mut self, now: Millis) -> Vec<Effect> {
         let set = self.id();
-        let target = policy.spare.reserve_blocks.saturating_mul(self.desc.block().0);
+        let target = self.policy.spare.reserve_blocks.saturating_mul(self.desc.block().0);
         let mut effects = Vec::new();
         for (index, spare) in self.spares.iter_mut().enumerate() {
             let have = spare.reserve.total().0 + spare.untried.0;
@@ -234,10 +245,10 @@ impl SetState {
         }
     }
 
-    pub(super) fn usage_alert(&mut self, now: Millis, spare: u16, policy: &Policy) -> Option<Effect> {
+    pub(super) fn usage_alert(&mut self, now: Millis, spare: u16) -> Option<Effect> {
         let state = &mut self.spares[spare as usize];
         let percent = (state.in_use.0.saturating_mul(100) / state.capacity.0.max(1)).min(100) as u8;
-        let level = policy.spare.alert_percent.iter().copied().filter(|&level| level <= percent).max()?;
+        let level = self.policy.spare.alert_percent.iter().copied().filter(|&level| level <= percent).max()?;
         if level <= state.alerted {
             return None;
         }

@@ -1,5 +1,6 @@
 //! A policy as its TOML files say it.
 
+use super::disk::Disk;
 use crate::model::{Action, ErrorClass};
 use serde::{Deserialize, Serialize};
 
@@ -12,12 +13,36 @@ pub struct Policy {
     pub name: String,
     /// One line for people.
     pub description: String,
+    /// Main disks that it is meant for, whatever the default policy is. Any of these suffices.
+    #[serde(default, rename = "match")]
+    pub matches: Vec<Match>,
     /// What to do with failed writes.
     pub write_error: WriteError,
     /// Limits.
     pub spending: Spending,
     /// Spare handling.
     pub spare: Spare,
+}
+
+/// A kind of disk. Every key that is given must fit; texts may hold `*`, `?` and `[…]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Match {
+    /// Serial number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// World wide name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wwn: Option<String>,
+    /// How it is attached: `nvme`, `sata`, `ata`, `sas`, `scsi`, `usb`, `virtio`, `mmc` or `other`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<String>,
+    /// Whether it has turning platters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotational: Option<bool>,
 }
 
 /// Failed writes.
@@ -50,19 +75,78 @@ pub struct Spare {
     pub alert_percent: Vec<u8>,
 }
 
+/// Says nothing, but refuses keys that a policy does not have: what one file may hold.
+///
+/// Kept beside [`Policy`] because only a single file knows its lines; the merged whole does not.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "only its shape is asked")]
+pub(super) struct Fragment {
+    description: Option<String>,
+    #[serde(rename = "match")]
+    matches: Option<Vec<Match>>,
+    write_error: Option<WriteErrorFragment>,
+    spending: Option<SpendingFragment>,
+    spare: Option<SpareFragment>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "only its shape is asked")]
+struct WriteErrorFragment {
+    action: Option<Action>,
+    classes: Option<Vec<ErrorClass>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "only its shape is asked")]
+struct SpendingFragment {
+    blocks_per_hour: Option<u64>,
+    blocks_per_day: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "only its shape is asked")]
+struct SpareFragment {
+    reserve_blocks: Option<u64>,
+    alert_percent: Option<Vec<u8>>,
+}
+
+/// A value that its type allows and its meaning does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct BadValue {
+    /// The key, with dots.
+    pub(super) key: &'static str,
+    /// What is wrong.
+    pub(super) why: String,
+}
+
 impl Policy {
-    /// Checks ranges that types cannot; the message names the key.
-    pub fn check(&self) -> Result<(), String> {
+    /// Checks ranges that types cannot.
+    pub(super) fn check(&self) -> Result<(), BadValue> {
+        let bad = |key, why| Err(BadValue { key, why });
         if let Some(class) = self.write_error.classes.iter().find(|class| !class.may_be_medium()) {
-            return Err(format!("write_error.classes: “{class}” can never cost a spare; use medium, ioerr, target"));
+            return bad("write_error.classes", format!("“{class}” can never cost a spare; use medium, ioerr, target"));
         }
         if self.spare.reserve_blocks > 65536 {
-            return Err(format!("spare.reserve_blocks: {} is more than 65536", self.spare.reserve_blocks));
+            return bad("spare.reserve_blocks", format!("{} is more than 65536", self.spare.reserve_blocks));
         }
         if let Some(percent) = self.spare.alert_percent.iter().find(|&&percent| percent == 0 || percent > 100) {
-            return Err(format!("spare.alert_percent: {percent} is not within 1 to 100"));
+            return bad("spare.alert_percent", format!("{percent} is not within 1 to 100"));
+        }
+        for wanted in &self.matches {
+            if let Err(why) = wanted.check() {
+                return bad("match", why);
+            }
         }
         Ok(())
+    }
+
+    /// The first of its matches that fits.
+    pub fn fits(&self, disk: &Disk) -> Option<&Match> {
+        self.matches.iter().find(|wanted| wanted.fits(disk))
     }
 
     /// The shipped default, for tests of the core.
@@ -71,5 +155,44 @@ impl Policy {
         let mut policy: Policy = toml::from_str(include_str!("../../policies/balanced.toml")).unwrap();
         policy.name = "balanced".into();
         policy
+    }
+}
+
+impl Match {
+    fn texts<'a>(&'a self, disk: &'a Disk) -> [(&'static str, &'a Option<String>, &'a str); 4] {
+        [
+            ("serial", &self.serial, &disk.serial),
+            ("model", &self.model, &disk.model),
+            ("wwn", &self.wwn, &disk.wwn),
+            ("transport", &self.transport, &disk.transport),
+        ]
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if *self == Match::default() {
+            return Err("an entry without a key would fit every disk; set “policy” in config.toml instead".into());
+        }
+        for (key, pattern, _) in self.texts(&Disk::default()) {
+            if let Some(pattern) = pattern {
+                glob::Pattern::new(pattern).map_err(|error| format!("{key} = “{pattern}”: {}", error.msg))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fits(&self, disk: &Disk) -> bool {
+        let text = |pattern: &str, text: &str| glob::Pattern::new(pattern).is_ok_and(|pattern| pattern.matches(text));
+        let texts = self.texts(disk).into_iter().all(|(_, pattern, found)| pattern.as_ref().is_none_or(|p| text(p, found)));
+        texts && self.rotational.is_none_or(|wanted| disk.rotational == Some(wanted))
+    }
+}
+
+impl std::fmt::Display for Match {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let none = Disk::default();
+        let texts =
+            self.texts(&none).into_iter().filter_map(|(key, pattern, _)| Some(format!("{key} = “{}”", pattern.as_ref()?)));
+        let all: Vec<String> = texts.chain(self.rotational.map(|is| format!("rotational = {is}"))).collect();
+        f.write_str(&all.join(", "))
     }
 }

@@ -1,10 +1,16 @@
 //! Policy: what to do with a fault. `decide` is pure: no clock, no I/O.
 
+mod choose;
+mod disk;
 mod file;
 mod load;
+mod rules;
 
-pub use file::{Policy, Spare, Spending, WriteError};
-pub use load::{PolicyError, load};
+pub use choose::Policies;
+pub use disk::Disk;
+pub use file::{Match, Policy, Spare, Spending, WriteError};
+pub use load::{Loaded, PolicyError};
+pub use rules::{RULES, Rule};
 
 use crate::model::{Action, Decision, Fault, Op, Sectors};
 
@@ -71,6 +77,13 @@ mod tests {
         }
     }
 
+    /// Decides, and sees to it that the rule can be explained.
+    fn decide(policy: &Policy, ledger: &Ledger, fault: &Fault) -> Decision {
+        let decision = super::decide(policy, ledger, fault);
+        assert!(Rule::of(&decision.rule).is_some(), "{}", decision.rule);
+        decision
+    }
+
     fn one_block() -> Ledger {
         Ledger { blocks_wanted: 1, ready: Sectors(8), ..Ledger::default() }
     }
@@ -84,6 +97,18 @@ mod tests {
             let decision = decide(&policy(), &one_block(), &fault(Op::Write, class));
             assert_eq!((decision.action, decision.rule.as_str()), (Action::Observe, "balanced/write_error.classes"));
         }
+    }
+
+    #[test]
+    fn observing_is_a_rule_of_its_own() {
+        let mut policy = policy();
+        policy.write_error.action = Action::Observe;
+        let decision = decide(&policy, &one_block(), &fault(Op::Write, ErrorClass::Medium));
+        assert_eq!((decision.action, decision.rule.as_str()), (Action::Observe, "balanced/write_error.action"));
+        for rule in ["operator", "target/spare", "target/hold", "read_error"] {
+            assert!(Rule::of(rule).is_some(), "{rule}");
+        }
+        assert_eq!(Rule::of("balanced/nonsense"), None);
     }
 
     #[test]

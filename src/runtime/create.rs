@@ -302,7 +302,15 @@ mod tests {
     }
 
     fn device(name: &str, disk: &str, identity: Identity) -> FoundDevice {
-        FoundDevice { node: Path::new("/dev").join(name), name: name.into(), disk: disk.into(), identity, devno: (8, 0) }
+        FoundDevice {
+            node: Path::new("/dev").join(name),
+            name: name.into(),
+            disk: disk.into(),
+            identity,
+            devno: (8, 0),
+            transport: "sata".into(),
+            rotational: None,
+        }
     }
 
     #[test]

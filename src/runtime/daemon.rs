@@ -10,7 +10,7 @@ use crate::control::{self, Reason};
 use crate::edge::FoundDevice;
 use crate::engine::{Engine, Event};
 use crate::model::{Member, Millis, Sectors, SetDescription, SetId, SetName};
-use crate::policy;
+use crate::policy::{Disk, Policies, Policy};
 use crate::sources::kmsg_text::KernelNote;
 use anyhow::Context;
 use std::collections::{BTreeMap, BTreeSet};
@@ -118,6 +118,7 @@ impl Claims {
 pub(super) struct Daemon {
     pub(super) settings: Settings,
     pub(super) engine: Engine,
+    pub(super) policies: Policies,
     pub(super) store: Storekeeper,
     pub(super) serving: BTreeMap<SetId, Serving>,
     pub(super) candidates: BTreeMap<SetId, Candidate>,
@@ -203,7 +204,7 @@ fn only_one(run_dir: &Path) -> anyhow::Result<()> {
 
 /// Runs until a signal asks to stop.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
-    let policy = policy::load(&settings.policy, &settings.policy_dirs).context("the policy cannot be used")?;
+    let policies = Policies::load(&settings.policy, &settings.policy_dirs).context("the policy cannot be used")?;
     // Before anything is opened for good.
     only_one(&settings.run_dir)?;
     let listener = control::server::bind(&settings.socket()).context("the control socket cannot be opened")?;
@@ -211,7 +212,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (out, mut inputs) = tokio::sync::mpsc::unbounded_channel();
     inputs::start(&settings, &out, listener);
     let mut daemon = Daemon {
-        engine: Engine::new(policy),
+        engine: Engine::new(),
+        policies,
         store,
         serving: BTreeMap::new(),
         candidates: BTreeMap::new(),
@@ -260,7 +262,7 @@ impl Daemon {
             tokio::select! {
                 _ = stop.recv() => end = Some(Millis(uptime().0 + STOP_MS)),
                 _ = interrupt.recv() => end = Some(Millis(uptime().0 + STOP_MS)),
-                _ = reload.recv() => self.reload(),
+                _ = reload.recv() => drop(self.reload()),
                 _ = tick.tick() => self.tick(),
                 Some(input) = inputs.recv() => self.take(input),
             }
@@ -349,11 +351,29 @@ impl Daemon {
         }
     }
 
-    fn reload(&mut self) {
-        match policy::load(&self.settings.policy, &self.settings.policy_dirs) {
-            Ok(policy) => self.apply(Event::Policy(Box::new(policy))),
-            Err(error) => tracing::error!(%error, "the policy in force stays"),
+    /// Reads the policies anew. What is wrong with them is told, and those in force stay.
+    pub(super) fn reload(&mut self) -> Result<(), Reason> {
+        self.policies = Policies::load(&self.settings.policy, &self.settings.policy_dirs).map_err(|error| {
+            tracing::error!(%error, "the policies in force stay");
+            Reason::new(format!("{error}; the policies in force stay"), "mend the file and repeat; remap-guardian policy check")
+        })?;
+        let chosen: Vec<_> = self.serving.iter().map(|(id, serving)| (*id, self.policy_for(&serving.main).0.clone())).collect();
+        for (set, policy) in chosen {
+            self.apply(Event::Policy { set, policy: Box::new(policy) });
         }
+        Ok(())
+    }
+
+    /// The policy for a main disk, and why.
+    pub(super) fn policy_for(&self, main: &FoundDevice) -> (&Policy, String) {
+        let FoundDevice { identity, transport, rotational, .. } = main;
+        self.policies.choose(&Disk {
+            serial: identity.serial.clone(),
+            model: identity.model.clone(),
+            wwn: identity.wwn.clone(),
+            transport: transport.clone(),
+            rotational: *rotational,
+        })
     }
 }
 

@@ -163,10 +163,11 @@ impl Daemon {
             None => What::Restored { remaps: remaps.len() as u64 },
         };
         self.record(Entry { number: 0, at: now(), set: id, name: desc.name.clone(), what });
+        let policy = Box::new(self.policy_for(&main).0.clone());
         let serving = Serving { main, spares, hands, poke, smart_due: uptime() };
         self.serving.insert(id, serving);
         let capacity = assemble::capacity(&desc);
-        self.apply(Event::Opened { set: Box::new(desc), remaps, capacity });
+        self.apply(Event::Opened { set: Box::new(desc), remaps, capacity, policy });
     }
 
     /// Brings registry and allocator in line with the spares, which are the truth.

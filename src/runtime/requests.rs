@@ -6,7 +6,7 @@ use super::daemon::{ABSENT, Claims, Daemon, Input, now};
 use super::forget;
 use super::inputs;
 use super::storekeeper::Storekeeper;
-use crate::control::{HistoryReport, NewsReport, Reason, Request, Said, SetReport, StatusReport};
+use crate::control::{HistoryReport, InForce, NewsReport, Reason, Request, Said, SetReport, StatusReport};
 use crate::edge::{FoundDevice, Store, StoreError};
 use crate::engine::Event;
 use crate::model::{Entry, Extent, Millis, SetDescription, SetId, SetName, What};
@@ -57,6 +57,7 @@ impl Daemon {
             }
             Request::Restore { name } => self.restore(name, tell),
             Request::Forget { name, sure } => self.forget(name, sure, tell),
+            Request::Reload => drop(tell.send(self.reload().and_then(|()| self.say_policies()))),
             Request::Remap { name, extent } => drop(tell.send(self.remap(&name, extent))),
         }
     }
@@ -86,6 +87,9 @@ impl Daemon {
                 main: node(main, &desc.main),
                 spares: spares.collect(),
                 status: self.engine.set(*id).map(|set| set.status()),
+                policy: serving
+                    .map(|serving| self.policy_for(&serving.main))
+                    .map(|(policy, why)| InForce { name: policy.name.clone(), why }),
                 target: None,
                 usage: Vec::new(),
             };
@@ -93,7 +97,7 @@ impl Daemon {
                 reports.push((*id, report));
             }
         }
-        let policy = self.engine.policy().name.clone();
+        let policy = self.policies.default().policy.name.clone();
         self.store.queue(move |store| {
             // A set whose disks are all gone is known from the registry only.
             for desc in store.sets().unwrap_or_default() {
@@ -141,6 +145,12 @@ impl Daemon {
             let report = news(store, after).map_err(|error| Reason::from(error.to_string()));
             drop(tell.send(report.and_then(json)));
         });
+    }
+
+    fn say_policies(&self) -> Result<Value, Reason> {
+        let sets = self.serving.iter().filter_map(|(id, serving)| Some((self.engine.set(*id)?, self.policy_for(&serving.main))));
+        let lines = sets.map(|(set, (policy, why))| format!("“{}”: {} ({why})", set.description().name, policy.name));
+        say(std::iter::once("the policies were read anew".to_string()).chain(lines))
     }
 
     fn id_of(&self, name: &SetName) -> Option<SetId> {
@@ -407,6 +417,7 @@ fn absent(desc: &crate::model::SetDescription) -> SetReport {
         main: format!("unknown ({})", words(&desc.main)),
         spares: desc.spares.iter().map(|spare| format!("missing ({})", words(spare))).collect(),
         status: None,
+        policy: None,
         target: None,
         usage: Vec::new(),
     }

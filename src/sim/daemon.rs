@@ -100,7 +100,7 @@ impl Daemon {
             store: store.clone(),
             set: desc.id,
             block: desc.block(),
-            engine: Engine::new(policy),
+            engine: Engine::new(),
             actuator,
             prober,
             watcher: target,
@@ -110,7 +110,7 @@ impl Daemon {
             inbox: VecDeque::new(),
         };
         let capacity = desc.geometry.iter().map(|geometry| geometry.data.len()).collect();
-        daemon.inbox.push_back(Event::Opened { set: Box::new(desc), remaps, capacity });
+        daemon.inbox.push_back(Event::Opened { set: Box::new(desc), remaps, capacity, policy: Box::new(policy) });
         Ok(daemon)
     }
 

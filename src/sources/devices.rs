@@ -167,7 +167,25 @@ pub fn describe(
         logical_block,
         physical_block: physical_block.max(logical_block),
     };
-    Some(FoundDevice { node, name: name.into(), disk, identity, devno })
+    let transport = transport(&disk, property).to_owned();
+    let rotational = number::<u8>(&disk_dir, "queue/rotational").map(|is| is != 0);
+    Some(FoundDevice { node, name: name.into(), disk, identity, devno, transport, rotational })
+}
+
+/// How a disk is attached: by udev's `ID_BUS` and the properties of its builtins, where those say nothing by the driver's names.
+fn transport(disk: &str, property: &dyn Fn(&str) -> Option<String>) -> &'static str {
+    let has = |name: &str| property(name).is_some_and(|value| value == "1");
+    let path = property("ID_PATH").unwrap_or_default();
+    match property("ID_BUS").as_deref() {
+        Some("usb") => return "usb",
+        Some("ata") if has("ID_ATA_SATA") => return "sata",
+        Some("ata") => return "ata",
+        Some("scsi") if path.contains("-sas-") => return "sas",
+        Some("scsi") => return "scsi",
+        _ => {}
+    }
+    let by_name = [("nvme", "nvme"), ("vd", "virtio"), ("mmcblk", "mmc"), ("sd", "scsi")];
+    by_name.into_iter().find(|(prefix, _)| disk.starts_with(prefix)).map_or("other", |(_, transport)| transport)
 }
 
 /// The partition's UUID as newer kernels tell it themselves.
@@ -250,6 +268,24 @@ pub(crate) mod tests {
         let whole = look(root.path(), "sda", Loops::Nameless, &properties).unwrap();
         assert_eq!((whole.identity.partition.as_str(), whole.disk.as_str()), ("", "sda"));
         assert_eq!(partitions_of(root.path(), "sda"), ["sda1"]);
+    }
+
+    #[test]
+    fn how_a_disk_is_attached_is_known() {
+        let of = |disk: &str, known: &[(&str, &str)]| {
+            transport(disk, &|name| known.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()))
+        };
+        assert_eq!(of("sda", &[("ID_BUS", "ata"), ("ID_ATA_SATA", "1")]), "sata");
+        assert_eq!(of("sda", &[("ID_BUS", "ata")]), "ata");
+        assert_eq!(of("sda", &[("ID_BUS", "scsi"), ("ID_PATH", "pci-0000:03:00.0-sas-phy0-lun-0")]), "sas");
+        assert_eq!(of("sda", &[("ID_BUS", "usb")]), "usb");
+        assert_eq!(
+            [of("nvme0n1", &[]), of("vda", &[]), of("mmcblk0", &[]), of("loop0", &[])],
+            ["nvme", "virtio", "mmc", "other"]
+        );
+        let root = tempfile::tempdir().unwrap();
+        disk(root.path(), "sda", &[("dev", "8:0"), ("size", "8"), ("queue/rotational", "1\n")]);
+        assert_eq!(look(root.path(), "sda", Loops::Nameless, &[]).unwrap().rotational, Some(true));
     }
 
     #[test]

@@ -186,6 +186,8 @@ mod tests {
             disk: "sdb".into(),
             identity: crate::model::Identity::default(),
             devno: (8, 16),
+            transport: "scsi".into(),
+            rotational: None,
         };
         assert!(announced.is_news(&found, None));
         assert!(!announced.is_news(&found, None));

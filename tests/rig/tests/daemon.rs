@@ -48,6 +48,7 @@ fn a_daemon_may_come_and_go() -> Result<()> {
     trial.protect()?;
     trial.restarts_while_io_runs()?;
     trial.killed_while_sectors_fail()?;
+    trial.policies()?;
     trial.stopped()?;
     trial.spare_missing_at_boot()?;
     trial.main_missing_at_boot()?;
@@ -173,6 +174,37 @@ impl Trial {
             ensure!(again[0].1 == 0, "block {block} cannot be written after the daemon is back");
         }
         println!("killed three times: {} writes got their error, all in time, and none that succeeded was lost", failed.len());
+        Ok(())
+    }
+
+    /// Another policy for this disk, put in force and taken back while the device is in use; each decision is explained.
+    fn policies(&mut self) -> Result<()> {
+        let drop_in = "/etc/remap-guardian/policies/observe.d/nvme.toml";
+        let blocks = self.break_blocks(1)?;
+        self.vm.put(drop_in, "[[match]]\ntransport = \"nvme\"")?;
+        let said = self.vm.ok("remap-guardian policy check && remap-guardian policy reload && remap-guardian policy list")?;
+        ensure!(said.contains("“data”: observe (it matches transport = “nvme”)"), "{said}");
+        let shown = self.vm.ok("remap-guardian policy show --set data; remap-guardian status data")?;
+        ensure!(shown.contains(drop_in) && shown.contains("observe: it matches"), "{shown}");
+        self.start_writing(blocks.clone())?;
+        ensure!(self.written(blocks.clone())?[0].1 != 0, "cured under a policy that only observes");
+        let explain = "remap-guardian policy explain $(remap-guardian history data --json | tail -n 1 | jq .number)";
+        let explained = self.vm.ok(explain)?;
+        println!("$ {explain}\n{explained}");
+        ensure!(explained.contains("observe/write_error.action") && explained.contains("the policy only watches"), "{explained}");
+        self.vm.put(drop_in, "[[match]]\ntransprot = \"nvme\"")?;
+        let refused = self.vm.run("remap-guardian policy reload")?;
+        ensure!(refused.status == 1 && refused.stderr.contains("line 2") && refused.stderr.contains("stay"), "{refused}");
+        ensure!(self.vm.ok("remap-guardian status data")?.contains("observe: it matches"), "a broken file changed the policy");
+        self.vm.ok(&format!("rm {drop_in} && systemctl kill -s HUP remap-guardian"))?;
+        self.vm.ok(
+            "for i in {1..20}; do remap-guardian status data | grep 'balanced: it is the default' && break; sleep 0.5; done",
+        )?;
+        self.start_writing(blocks.clone())?;
+        ensure!(self.written(blocks.clone())?[0].1 == 0, "not cured under the default policy");
+        self.hold(blocks)?;
+        let explained = self.vm.ok(explain)?;
+        ensure!(explained.contains("balanced/write_error") && explained.contains("balanced.toml"), "{explained}");
         Ok(())
     }
 

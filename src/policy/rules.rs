@@ -1,0 +1,64 @@
+//! Every rule that a decision can name, and what it means. `policy explain` tells it.
+
+/// A rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// As decisions name it, after the policy's name.
+    pub name: &'static str,
+    /// The key that it comes from, if it comes from one.
+    pub key: Option<&'static str>,
+    /// What it says.
+    pub meaning: &'static str,
+}
+
+/// All of them.
+pub const RULES: [Rule; 9] = [
+    Rule {
+        name: "write_error",
+        key: Some("write_error.action"),
+        meaning: "a write failed, the failing blocks were found by writing them again one by one, and the policy moves such blocks to \
+                  the spare while the write waits",
+    },
+    Rule {
+        name: "write_error.action",
+        key: Some("write_error.action"),
+        meaning: "the policy only watches: the application got the error that it would have got without us",
+    },
+    Rule {
+        name: "write_error.classes",
+        key: Some("write_error.classes"),
+        meaning: "an error of this class says nothing about the medium, so moving the block would spend spare space for nothing",
+    },
+    Rule {
+        name: "spending.blocks_per_hour",
+        key: Some("spending.blocks_per_hour"),
+        meaning: "so many blocks moved in the last hour that more of it looks like a failing controller or a dying disk rather than bad \
+                  sectors; the error went to the application",
+    },
+    Rule {
+        name: "spending.blocks_per_day",
+        key: Some("spending.blocks_per_day"),
+        meaning: "so many blocks moved in the last 24 hours that the disk should be replaced; the error went to the application",
+    },
+    Rule {
+        name: "read_error",
+        key: None,
+        meaning: "what cannot be read cannot be copied: the sectors fail until they are written again, and move then if they must",
+    },
+    Rule { name: "operator", key: None, meaning: "somebody asked for it by “remap-guardian remap”" },
+    Rule {
+        name: "target/hold",
+        key: None,
+        meaning: "the kernel holds a failed write for a bounded time (hold_ms in the settings); no cure was ready when it passed, so the \
+                  application got its error",
+    },
+    Rule { name: "target/spare", key: None, meaning: "the sectors are on a spare already, and it was the spare that failed" },
+];
+
+impl Rule {
+    /// The rule that a decision names.
+    pub fn of(decision: &str) -> Option<&'static Rule> {
+        let after_policy = decision.split_once('/').map_or(decision, |(_, rule)| rule);
+        RULES.iter().find(|rule| rule.name == decision || rule.name == after_policy)
+    }
+}
