@@ -235,6 +235,7 @@ impl SetState {
                     self.spares[remap.spare as usize].reserve.add([extent]);
                 }
                 self.counters.given_up += 1;
+                self.remember_released(now, case.fault.extent);
                 let reason = case.failure.unwrap_or_default();
                 vec![Effect::Record(
                     self.entry(now, What::NotRemapped { extent: case.fault.extent, decision: case.decision, reason, evidence }),

@@ -6,6 +6,8 @@ mod cure;
 mod observe;
 mod set;
 mod status;
+#[cfg(test)]
+mod tests;
 
 pub use case::{CaseId, Outcome, Step};
 pub use set::SetState;

@@ -12,6 +12,12 @@ const READ_ERROR_QUIET_MS: u64 = 60_000;
 /// Errors of one kind that say nothing about the medium are written to history at most this often, ms.
 const STORM_QUIET_MS: u64 = 10_000;
 
+/// How long after we gave up a held write the target's word of it may come, ms; it is looked for every second.
+const RELEASED_MS: u64 = 10_000;
+
+/// As many are remembered.
+const RELEASED: usize = 256;
+
 impl SetState {
     /// An error went up to the application.
     pub(super) fn on_failed(&mut self, now: Millis, failed: Failed, next_case: &mut u64) -> Vec<Effect> {
@@ -67,9 +73,22 @@ impl SetState {
         vec![Effect::Probe { set: self.id(), case: id, extent }]
     }
 
-    /// A held write got its error. Where a case covers it, the case tells the story.
-    pub(super) fn on_given_up(&mut self, now: Millis, extent: Option<Extent>, class: ErrorClass) -> Vec<Effect> {
-        let Some(extent) = extent else { return Vec::new() };
+    /// A case has given held writes in this range their error.
+    pub(super) fn remember_released(&mut self, now: Millis, extent: Extent) {
+        self.released.push_back((now, extent));
+        while self.released.len() > RELEASED || self.released.front().is_some_and(|(at, _)| at.0 + RELEASED_MS < now.0) {
+            self.released.pop_front();
+        }
+    }
+
+    /// A held write got its error. Where a case covers it, or has just given it up, the case tells the story.
+    pub(super) fn on_given_up(&mut self, now: Millis, error: &TargetError) -> Vec<Effect> {
+        let Some(extent) = error.main else { return Vec::new() };
+        let class = error.class;
+        let released = error.kind == TargetErrorKind::Released;
+        if released && self.released.iter().any(|(at, of)| now.0 <= at.0 + RELEASED_MS && of.overlaps(&extent)) {
+            return Vec::new();
+        }
         let under_way = self.cases.values_mut().filter(|case| case.stage != Stage::Probing).map(|case| &mut case.fault);
         let mut known = false;
         for fault in under_way.chain(&mut self.waiting).filter(|fault| fault.extent.overlaps(&extent)) {
@@ -83,7 +102,11 @@ impl SetState {
         let decision = Decision {
             action: Action::Observe,
             rule: "target/hold".into(),
-            reason: "the bound of the hold passed before a cure was ready".into(),
+            reason: if released {
+                "the daemon was not heard of for so long that the kernel gave up what it held".into()
+            } else {
+                "the bound of the hold passed before a cure was ready".into()
+            },
         };
         let reason = format!("the waiting write got its {class} error");
         let evidence = self.evidence(now, &extent);

@@ -31,6 +31,8 @@ pub struct SetState {
     pub(super) notes: VecDeque<Note>,
     pub(super) read_errors: BTreeMap<Sector, Millis>,
     pub(super) spent: VecDeque<(Millis, u64)>,
+    /// Where held writes were given their error by us: the target tells of each once more.
+    pub(super) released: VecDeque<(Millis, Extent)>,
 }
 
 /// State of one spare.
@@ -85,6 +87,7 @@ impl SetState {
             notes: VecDeque::new(),
             read_errors: BTreeMap::new(),
             spent: VecDeque::new(),
+            released: VecDeque::new(),
         };
         for remap in remaps {
             set.insert(remap);
@@ -135,7 +138,7 @@ impl SetState {
                     effects.extend(self.on_held(now, fault, next_case));
                 }
                 for error in found.given_up {
-                    effects.extend(self.on_given_up(now, error.main, error.class));
+                    effects.extend(self.on_given_up(now, &error));
                 }
                 effects
             }

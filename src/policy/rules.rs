@@ -49,8 +49,8 @@ pub const RULES: [Rule; 9] = [
     Rule {
         name: "target/hold",
         key: None,
-        meaning: "the kernel holds a failed write for a bounded time (hold_ms in the settings); no cure was ready when it passed, so the \
-                  application got its error",
+        meaning: "the kernel holds a failed write for a bounded time (hold_ms in the settings), and only while it hears of the daemon \
+                  (lease_ms); no cure was ready in time, so the application got its error",
     },
     Rule { name: "target/spare", key: None, meaning: "the sectors are on a spare already, and it was the spare that failed" },
 ];

@@ -1,0 +1,84 @@
+use super::*;
+use crate::model::*;
+use crate::policy::Policy;
+
+const SET: SetId = SetId(uuid::Uuid::nil());
+
+fn identity(sectors: u64) -> Identity {
+    Identity { serial: "S".into(), sectors: Sectors(sectors), logical_block: 512, physical_block: 4096, ..Identity::default() }
+}
+
+/// An engine with one open set whose only spare has nothing ready.
+fn engine(policy: Policy) -> Engine {
+    let spare = identity(4096);
+    let set = SetDescription {
+        id: SET,
+        name: SetName::new("data").unwrap(),
+        main: identity(100_000),
+        geometry: vec![geometry(&spare)],
+        spares: vec![spare],
+        secret: Secret([7; 16]),
+        created: Millis(0),
+    };
+    let capacity = vec![set.geometry[0].data.len()];
+    let mut engine = Engine::new();
+    engine.apply(Millis(0), Event::Opened { set: Box::new(set), remaps: Vec::new(), capacity, policy: Box::new(policy) });
+    engine
+}
+
+fn geometry(spare: &Identity) -> Geometry {
+    Geometry {
+        table_start: Sector(8),
+        table_blocks: 5,
+        data: Extent::new(Sector(88), Sectors(4000)).unwrap(),
+        header_b: Sector(spare.sectors.0 - 8),
+    }
+}
+
+fn observing() -> Policy {
+    Policy {
+        write_error: crate::policy::WriteError { action: Action::Observe, ..Policy::test_balanced().write_error },
+        ..Policy::test_balanced()
+    }
+}
+
+fn told(seq: u64, kind: TargetErrorKind) -> Event {
+    let record = TargetError {
+        seq,
+        kind,
+        op: Op::Write,
+        member: Member::Main,
+        main: Some(Extent::new(Sector(80), Sectors(1)).unwrap()),
+        member_sector: Sector(80),
+        class: ErrorClass::Medium,
+        age_ms: 0,
+        read_ahead: false,
+    };
+    Event::Errors { set: SET, records: vec![record], missed: 0 }
+}
+
+fn recorded(effects: &[Effect]) -> Vec<&What> {
+    effects.iter().filter_map(|effect| if let Effect::Record(entry) = effect { Some(&entry.what) } else { None }).collect()
+}
+
+#[test]
+fn a_write_that_policy_gives_up_is_one_entry_with_the_policys_reason() {
+    let mut engine = engine(observing());
+    let effects = engine.apply(Millis(1_000), told(1, TargetErrorKind::Held));
+    let Some(Effect::Step { case, step: Step::GiveUp { .. }, .. }) = effects.first() else { panic!("{effects:?}") };
+    let effects = engine.apply(Millis(1_010), Event::Done { set: SET, case: *case, outcome: Outcome::Released });
+    let [What::NotRemapped { decision, .. }] = recorded(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(decision.rule, "balanced/write_error.action");
+    // The target says so as well, a second later.
+    assert_eq!(recorded(&engine.apply(Millis(2_000), told(2, TargetErrorKind::Released))), Vec::<&What>::new());
+}
+
+#[test]
+fn a_write_that_the_kernel_gave_up_by_itself_is_told_with_the_reason() {
+    for (kind, reason) in [(TargetErrorKind::Released, "not heard of"), (TargetErrorKind::Expired, "bound of the hold")] {
+        let mut engine = engine(Policy::test_balanced());
+        let effects = engine.apply(Millis(1_000), told(1, kind));
+        let [What::NotRemapped { decision, .. }] = recorded(&effects)[..] else { panic!("{effects:?}") };
+        assert!(decision.reason.contains(reason), "{kind:?}: {decision:?}");
+    }
+}
