@@ -4,6 +4,7 @@
 //! any output. A reading never decides anything by itself.
 
 pub mod reading;
+pub mod suspects;
 
 pub use reading::{Attribute, ExitBits, Nvme, Scsi, SmartReading, changes, parse};
 
@@ -86,7 +87,8 @@ impl SmartReader {
     pub async fn read(&self, disk: &str, scanned: &[Scanned]) -> Result<SmartReading, SmartError> {
         let node = node_of(disk);
         let mut command = tokio::process::Command::new(&self.program);
-        command.args(["--json=c", "-n", "standby", "-a", "-d", kind_of(&node, scanned), "--"]).arg(&node);
+        // Not -a, which leaves out the logs that name places.
+        command.args(["--json=c", "-n", "standby", "-x", "-d", kind_of(&node, scanned), "--"]).arg(&node);
         command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let output = match tokio::time::timeout(self.time, command.output()).await {
             Err(_) => return Err(SmartError::Timeout(self.time)),
@@ -154,7 +156,7 @@ mod tests {
     async fn the_command_line_and_the_exit_bits_are_used() {
         let (_dir, reader) = fake(r#"echo "{\"serial_number\":\"$*\",\"smart_status\":{\"passed\":false}}"; exit 8"#, TIME);
         let reading = reader.read("sda", &[]).await.unwrap();
-        assert_eq!(reading.serial.as_deref(), Some("--json=c -n standby -a -d auto -- /dev/sda"));
+        assert_eq!(reading.serial.as_deref(), Some("--json=c -n standby -x -d auto -- /dev/sda"));
         assert_eq!((reading.passed, reading.exit_bits), (Some(false), ExitBits(8)));
     }
 

@@ -4,6 +4,7 @@
 //! do versions of smartctl.
 
 use super::SmartError;
+use super::suspects::{self, Suspect, suspects};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -116,6 +117,9 @@ pub struct SmartReading {
     pub nvme: Option<Nvme>,
     /// SCSI's counters.
     pub scsi: Option<Scsi>,
+    /// Places that the drive calls bad.
+    #[serde(default)]
+    pub suspects: Vec<Suspect>,
     /// Degrees Celsius.
     pub temperature: Option<i64>,
     /// Hours in operation.
@@ -147,6 +151,7 @@ pub fn parse(stdout: &[u8], code: Option<i32>) -> Result<SmartReading, SmartErro
         attributes: attributes(&value),
         nvme: nvme(&value),
         scsi: scsi(&value),
+        suspects: suspects(&value),
         temperature: value.pointer("/temperature/current").and_then(Value::as_i64).filter(|t| (-60..=200).contains(t)),
         power_on_hours: at(&value, "/power_on_time/hours"),
         exit_bits: bits,
@@ -165,7 +170,7 @@ fn messages(value: &Value) -> Vec<String> {
 }
 
 /// A count: a number, or a number in text (smartctl prints what JSON cannot hold beside it, as `…_s`).
-fn count(value: &Value) -> Option<u64> {
+pub(super) fn count(value: &Value) -> Option<u64> {
     match value {
         Value::Number(number) => number.as_u64(),
         Value::String(text) => text.trim().parse().ok(),
@@ -173,7 +178,7 @@ fn count(value: &Value) -> Option<u64> {
     }
 }
 
-fn at(value: &Value, pointer: &str) -> Option<u64> {
+pub(super) fn at(value: &Value, pointer: &str) -> Option<u64> {
     let exact = value.pointer(pointer).and_then(count);
     exact.or_else(|| value.pointer(&format!("{pointer}_s")).and_then(count))
 }
@@ -260,6 +265,9 @@ impl SmartReading {
         if let Some(left) = nvme.and_then(|nvme| nvme.available_spare) {
             parts.push(format!("spare blocks left {left} %"));
         }
+        if !self.suspects.is_empty() {
+            parts.push(format!("calls {} places bad", self.suspects.len()));
+        }
         parts.extend(self.temperature.map(|degrees| format!("{degrees} °C")));
         parts.extend(self.power_on_hours.map(|hours| format!("{hours} h")));
         parts.join(", ")
@@ -294,6 +302,7 @@ pub fn changes(before: &SmartReading, after: &SmartReading) -> Vec<String> {
             worse.push(format!("spare blocks left: {old} % → {new} %"));
         }
     }
+    worse.extend(suspects::news(&before.suspects, &after.suspects));
     let bits = ExitBits(after.exit_bits.0 & !before.exit_bits.0 & 0xf0);
     worse.extend(bits.words().into_iter().map(|word| format!("now {word}")));
     worse
