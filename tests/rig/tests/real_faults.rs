@@ -1,0 +1,194 @@
+//! What only real drivers do: SCSI sense data, time-outs and transport errors as a drive reports them, and disks that are
+//! pulled while I/O runs and while a write is held. Needs what `make stage` leaves, in the folder that RIG_PAYLOAD names.
+
+use std::env;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use remap_guardian::sim::disk::Fault;
+use rig::{Bus, Disk, Vm};
+use serde_json::Value;
+
+/// What the SCSI layer takes for a command, in this guest, s.
+const SCSI_TIMEOUT: u64 = 3;
+/// A failed write waits at most this long (the setting `hold_ms`), and a guest may be slow.
+const BOUND_MS: u64 = 10_000 + 10_000;
+
+struct Trial {
+    vm: Vm,
+}
+
+/// One guest serves all of this, for a boot costs more than the rest.
+#[test]
+fn drives_fail_as_drives_do() -> Result<()> {
+    let payload = env::var_os("RIG_PAYLOAD").context("RIG_PAYLOAD is not set: run “make test”")?;
+    // scsi_debug can fail single commands from Linux 6.7 on.
+    let kernels = rig::Guest::find()?.kernels()?;
+    let newest = kernels.last().context("no kernel")?;
+    let mut vm = Vm::new().kernel(&newest.version).payload(Path::new(&payload));
+    for (name, bus) in
+        [("sense-spare", Bus::Nvme), ("a-main", Bus::Scsi), ("a-spare", Bus::Nvme), ("b-main", Bus::Scsi), ("b-spare", Bus::Nvme)]
+    {
+        vm = vm.disk(Disk::new(name, bus, if name.ends_with("main") { 48 } else { 16 }));
+    }
+    let mut trial = Trial { vm: vm.boot()? };
+    trial.vm.install()?;
+    trial.vm.ok("systemctl enable --now remap-guardian && dmesg -C")?;
+    if newest.version.starts_with("6.1.") {
+        println!("SKIPPED: scsi_debug of Linux {} cannot fail single commands", newest.version);
+    } else {
+        trial.true_sense()?;
+    }
+    trial.unused_spare_is_pulled("a")?;
+    trial.main_is_pulled("b")?;
+    trial.nothing_is_left()
+}
+
+impl Trial {
+    fn create(&mut self, set: &str) -> Result<()> {
+        let (main, spare) = (self.vm.path(&format!("{set}-main")), self.vm.path(&format!("{set}-spare")));
+        self.vm.ok(&format!("remap-guardian create {set} --main {main} --spare {spare}"))?;
+        Ok(())
+    }
+
+    /// Remaps of a set, and its history as JSON values.
+    fn remaps(&mut self, set: &str) -> Result<u64> {
+        let status = self.vm.ok(&format!("dmsetup status {set}"))?;
+        status.split(' ').nth(3).and_then(|word| word.parse().ok()).with_context(|| status.clone())
+    }
+
+    fn history(&mut self, set: &str) -> Result<Vec<Value>> {
+        let text = self.vm.ok(&format!("remap-guardian history {set} --json"))?;
+        text.lines().map(|line| serde_json::from_str(line).context(line.to_owned())).collect()
+    }
+
+    /// Writes one block straight to the device: exit status and ms.
+    fn write(&mut self, set: &str, block: u64) -> Result<(i32, u64)> {
+        let script = format!(
+            "start=$(date +%s%3N); timeout 55 dd if=/dev/urandom of=/dev/mapper/{set} bs=4096 seek={block} count=1 oflag=direct conv=nocreat status=none; \
+            echo $? $(($(date +%s%3N) - start))"
+        );
+        let said = self.vm.ok(&script)?;
+        let (status, ms) = said.trim().split_once(' ').with_context(|| said.clone())?;
+        Ok((status.parse()?, ms.parse()?))
+    }
+
+    /// A medium error moves the block. A time-out and a transport error, whatever they do to the application, cost no spare.
+    fn true_sense(&mut self) -> Result<()> {
+        let disk = self.vm.ok(
+            "modprobe scsi_debug dev_size_mb=32 physblk_exp=3 && udevadm settle && lsblk -dno NAME,MODEL | awk '/scsi_debug/ { print $1 }'",
+        )?;
+        let disk = disk.trim().to_owned();
+        self.vm.ok(&format!("echo {SCSI_TIMEOUT} >/sys/block/{disk}/device/timeout"))?;
+        let spare = self.vm.path("sense-spare");
+        self.vm.ok(&format!("remap-guardian create sense --main /dev/{disk} --spare {spare}"))?;
+        let address = self.vm.ok(&format!("basename $(readlink /sys/block/{disk}/device)"))?;
+        let errors = format!("/sys/kernel/debug/scsi_debug/{}/error", address.trim());
+        self.vm.ok(&format!("mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug; ls {errors}"))?;
+        // Of WRITE(10): how often (0 ends it, a negative number that often), host byte, driver byte, status, sense key, code, qualifier.
+        let inject = |kind: u8, count: i32, rest: &str| format!("echo '{kind} {count} 0x2a {rest}' >{errors}");
+        let clear = format!("echo '- 2 0x2a' >{errors}; echo '- 0 0x2a' >{errors}; true");
+        for (block, what, rest, class) in [
+            (100, "medium error, unrecovered", "0 0 0x2 0x3 0x11 0x0", "medium"),
+            (200, "hardware error", "0 0 0x2 0x4 0x44 0x0", "target"),
+        ] {
+            let before = self.remaps("sense")?;
+            self.vm.ok(&inject(2, 1, rest))?;
+            let (status, ms) = self.write("sense", block)?;
+            self.vm.ok(&clear)?;
+            println!("{what}: exit {status} after {ms} ms");
+            ensure!(status == 0 && ms < BOUND_MS, "{what}: a write that the spare could take failed, or took {ms} ms");
+            ensure!(self.remaps("sense")? == before + 1, "{what}: not one remap");
+            let last =
+                self.history("sense")?.into_iter().rfind(|entry| entry["kind"] == "remapped").context("no remap in history")?;
+            ensure!(last["class"] == class && last["remap"]["main"]["start"] == block * 8, "{what}: {last}");
+        }
+        let before = self.remaps("sense")?;
+        // DID_TRANSPORT_FAILFAST: what a path that is gone gives.
+        self.vm.ok(&inject(2, 1, "0xf 0 0 0 0 0"))?;
+        let (status, ms) = self.write("sense", 300)?;
+        self.vm.ok(&clear)?;
+        println!("transport error: exit {status} after {ms} ms");
+        ensure!(status != 0 && ms < 5_000, "a transport error was held for {ms} ms, exit {status}");
+        // The command never ends: the SCSI layer aborts it and tries again, which succeeds.
+        self.vm.ok(&inject(0, -1, ""))?;
+        let (status, ms) = self.write("sense", 400)?;
+        self.vm.ok(&clear)?;
+        println!("time-out: exit {status} after {ms} ms");
+        ensure!(status == 0 && ms >= SCSI_TIMEOUT * 1_000, "the time-out was not met: exit {status} after {ms} ms");
+        ensure!(self.remaps("sense")? == before, "an error that is not of the medium cost spare space");
+        let history = self.history("sense")?;
+        let transport = history.iter().any(|entry| entry["kind"] == "error" && entry["class"] == "transport");
+        ensure!(transport, "history says nothing of the transport error: {history:?}");
+        self.vm.ok("for i in {1..20}; do dmsetup remove sense && break; sleep 0.5; done; ! dmsetup info sense 2>/dev/null")?;
+        Ok(())
+    }
+
+    /// A spare that serves nothing may go; nobody notices but the daemon.
+    fn unused_spare_is_pulled(&mut self, set: &str) -> Result<()> {
+        self.create(set)?;
+        let spare = self.vm.path(&format!("{set}-spare"));
+        let script = format!(
+            "( for i in {{1..60}}; do dd if=/dev/urandom of=/dev/mapper/{set} bs=64k seek=$i count=1 oflag=direct conv=nocreat,fsync status=none ||
+                echo failed at $i; sleep 0.05; done; echo done ) >/run/{set}.writes 2>&1 &
+            sleep 0.5; echo 1 >$(dirname $(grep -l {set}-spare /sys/class/nvme/*/serial))/device/remove; sleep 0.2; [ ! -e {spare} ]"
+        );
+        self.vm.ok(&script)?;
+        let written = self.vm.ok(&format!(
+            "for i in {{1..200}}; do grep -q done /run/{set}.writes && break; sleep 0.1; done; cat /run/{set}.writes"
+        ))?;
+        ensure!(written.trim() == "done", "writes failed when a spare without a remap was pulled: {written}");
+        let read = self.vm.run(&format!("dd if=/dev/mapper/{set} of=/dev/null bs=1M iflag=direct status=none"))?;
+        ensure!(read.success(), "a read failed after a spare without a remap was pulled: {read}");
+        println!("a spare that serves nothing was pulled: no error");
+        // A bad sector cannot be cured now: an error, in time.
+        self.vm.sim(&format!("{set}-main")).inject(Fault::unwritable(16000..16008));
+        let (status, ms) = self.write(set, 2000)?;
+        println!("a bad sector without a spare: exit {status} after {ms} ms");
+        ensure!(status != 0 && ms < BOUND_MS, "a bad sector without a spare: exit {status} after {ms} ms");
+        self.vm.ok(&format!(
+            "for i in {{1..40}}; do dmsetup remove {set} && break; sleep 0.5; done; ! dmsetup info {set} 2>/dev/null"
+        ))?;
+        Ok(())
+    }
+
+    /// Main is pulled while writes are under way and one is held: every one of them ends, in time.
+    fn main_is_pulled(&mut self, set: &str) -> Result<()> {
+        self.create(set)?;
+        self.vm.sim(&format!("{set}-main")).inject(Fault::unwritable(16000..16008));
+        let main = self.vm.path(&format!("{set}-main"));
+        let script = format!(
+            "systemctl kill -s STOP remap-guardian
+            ( dd if=/dev/urandom of=/dev/mapper/{set} bs=4096 seek=2000 count=1 oflag=direct conv=nocreat status=none; echo held $? ) >/run/{set}.held 2>/dev/null &
+            ( for i in {{1..2000}}; do dd if=/dev/urandom of=/dev/mapper/{set} bs=64k seek=$((i % 100)) count=1 oflag=direct conv=nocreat status=none || break; done;
+                echo ended ) >/run/{set}.writes 2>/dev/null &
+            for i in {{1..50}}; do dmsetup status {set} | awk '{{ exit !($10 > 0) }}' && break; sleep 0.1; done
+            dmsetup status {set}; name=$(basename $(readlink -f {main})); echo 1 >/sys/block/$name/device/delete; [ ! -e /sys/block/$name ]"
+        );
+        let said = self.vm.run_for(Duration::from_secs(60), &script)?;
+        println!("{said}");
+        ensure!(said.success(), "main cannot be pulled: {said}");
+        let wait = format!(
+            "for i in {{1..250}}; do grep -q held /run/{set}.held && grep -q ended /run/{set}.writes && break; sleep 0.1; done; cat /run/{set}.held /run/{set}.writes"
+        );
+        let ended = self.vm.ok(&wait)?;
+        ensure!(ended.contains("held 1") && ended.contains("ended"), "I/O to a pulled disk does not end: {ended}");
+        println!("main was pulled with a write held and others under way: all ended with an error");
+        self.vm.ok("systemctl kill -s CONT remap-guardian; sleep 2; remap-guardian status >/dev/null; [ $? != 1 ]")?;
+        let remapped = self.history(set)?.iter().filter(|entry| entry["kind"] == "remapped").count();
+        ensure!(remapped == 0, "a disk that is gone was taken for bad sectors");
+        self.vm.ok(&format!(
+            "for i in {{1..60}}; do dmsetup remove {set} && break; sleep 0.5; done; ! dmsetup info {set} 2>/dev/null"
+        ))?;
+        Ok(())
+    }
+
+    fn nothing_is_left(&mut self) -> Result<()> {
+        self.vm.ok("systemctl stop remap-guardian; for i in {1..40}; do rmmod dm_remap_v4_real && break; sleep 0.5; done; ! grep dm_remap_v4 /proc/modules")?;
+        let complaints = self.vm.run("dmesg | grep -E 'BUG|WARNING|Oops|blocked for more|refcount|Call Trace'")?;
+        ensure!(complaints.stdout.is_empty(), "the kernel complained: {complaints}");
+        println!("the devices and the module are gone, and the kernel has nothing to say");
+        Ok(())
+    }
+}
