@@ -18,7 +18,10 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ("actuate", &["dm", "edge", "engine", "format", "model", "plan"]),
     ("sources", &["actuate", "dm", "edge", "model"]),
     ("control", &["edge", "engine", "model"]),
-    ("runtime", &["actuate", "config", "control", "edge", "engine", "format", "model", "policy", "sources", "store", "triage"]),
+    (
+        "runtime",
+        &["actuate", "config", "control", "dm", "edge", "engine", "format", "model", "policy", "sources", "store", "triage"],
+    ),
     ("cli", &["actuate", "config", "control", "dm", "edge", "model", "policy", "runtime", "sources", "store"]),
     ("sim", &["actuate", "edge", "engine", "format", "model", "plan", "policy", "store", "triage"]),
 ];

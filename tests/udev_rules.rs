@@ -11,9 +11,18 @@ mount -t tmpfs tmpfs /run
 mkdir -p /run/udev/rules.d
 cp "$RULES"/*.rules /run/udev/rules.d/
 sed -i s,/usr/sbin/remap-guardian,/run/probe, /run/udev/rules.d/61-*.rules
-printf '#!/bin/sh\n[ -z "$PROBE" ] || printf "ID_FS_TYPE=remap_guardian_spare\\nREMAP_GUARDIAN_SET=data\\n"\n[ -n "$PROBE" ]\n' > /run/probe
+cat >/run/probe <<'END'
+#!/bin/sh
+case $PROBE in
+spare) printf 'ID_FS_TYPE=remap_guardian_spare\nREMAP_GUARDIAN_SET=data\n' ;;
+main) shift && exec "$BINARY" udev-probe --mains /run/mains.toml "$@" ;;
+*) exit 1 ;;
+esac
+END
+printf '%s\n' '[[main]]' 'name = "data"' 'set = "00000000-0000-0000-0000-000000000007"' '[main.main]' 'serial = "T-1"' 'wwn = ""' \
+	'model = ""' 'partition = ""' 'sectors = 8' 'logical_block = 512' 'physical_block = 512' >/run/mains.toml
 printf '#!/bin/sh\necho "$STATUS"\n' > /run/dmsetup
-sed -i "2i PROBE='$PROBE'" /run/probe
+sed -i "2i PROBE='$PROBE' BINARY='$BINARY'" /run/probe
 sed -i "2i STATUS='$STATUS'" /run/dmsetup
 chmod +x /run/probe /run/dmsetup
 mount --bind /run/dmsetup /sbin/dmsetup
@@ -44,6 +53,7 @@ fn properties(before: &str, status: &str, probe: &str) -> Option<String> {
     };
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", SCRIPT]).env("RULES", concat!(env!("CARGO_MANIFEST_DIR"), "/systemd"));
+    command.env("BINARY", env!("CARGO_BIN_EXE_remap-guardian"));
     let output = command.envs([("DEVICE", device.as_str()), ("BEFORE", before), ("STATUS", status), ("PROBE", probe)]).output();
     let output = output.unwrap();
     let (text, log) = (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr));
@@ -101,6 +111,26 @@ fn a_spare_is_named_and_hidden() {
     for line in ["ID_FS_TYPE=remap_guardian_spare", "REMAP_GUARDIAN_SET=data", "UDISKS_IGNORE=1", "SYSTEMD_READY=0"] {
         assert!(has(&text, line), "no {line} in\n{text}");
     }
+}
+
+/// The disk of the list, with a file system on it.
+const MAIN: &str = r#"ENV{ID_SERIAL_SHORT}="T-1", SYMLINK+="disk/by-uuid/ab-1 disk/by-label/x disk/by-id/test-T-1""#;
+
+#[test]
+fn a_main_device_is_not_found_by_its_content() {
+    let Some(text) = properties(MAIN, "", "main") else { return };
+    for line in ["SYSTEMD_READY=0", "UDISKS_IGNORE=1", "REMAP_GUARDIAN_MAIN=data"] {
+        assert!(has(&text, line), "no {line} in\n{text}");
+    }
+    assert!(has(&text, "REMAP_GUARDIAN_REASON=main device of the set data: use /dev/mapper/data"), "{text}");
+    let links = text.lines().find_map(|line| line.trim().strip_prefix("DEVLINKS=")).unwrap_or_default();
+    assert!(links.split(' ').any(|link| link == "/dev/disk/by-id/test-T-1"), "{text}");
+    assert!(!["by-uuid", "by-label", "by-partuuid"].iter().any(|by| links.contains(by)), "{links}");
+    assert!(!text.lines().any(|line| line.trim().starts_with("ID_FS_")), "{text}");
+
+    let other = MAIN.replace("T-1", "T-2");
+    let Some(text) = properties(&other, "", "main") else { return };
+    assert!(text.contains("by-uuid/ab-1") && !text.contains("REMAP_GUARDIAN_") && !has(&text, "SYSTEMD_READY=0"), "{text}");
 }
 
 #[test]

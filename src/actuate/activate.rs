@@ -7,6 +7,7 @@
 //! Resume and remove wait for udev to have worked through its rules (see [`crate::dm::udev`]).
 //! None of this belongs on the thread that cures errors: it execs, allocates and waits for others.
 
+use super::partitions;
 use super::target_text::{self as text, BadTable, Bounds, TARGET_TYPE, UUID_PREFIX};
 use crate::dm::error::{dm_text, errno};
 use crate::dm::udev::{self, Id};
@@ -237,6 +238,10 @@ pub fn remove(name: &SetName) -> Result<(), ActivateError> {
     };
     let uuid = info.uuid().filter(|uuid| uuid.to_string().starts_with(UUID_PREFIX));
     let uuid = uuid.ok_or_else(|| step("removing", name)(not_ours()))?.to_owned();
+    if let Some(set) = text::set_of(&uuid.to_string()) {
+        let left = |why| ActivateError::Step { step: "removing the partitions", device: name.to_string(), why };
+        partitions::remove_all(set).map_err(left)?;
+    }
     remove_uuid(&uuid).map_err(|error| match errno(&error) {
         Some(EBUSY) => ActivateError::InUse(name.to_string()),
         _ => step("removing", name)(error),

@@ -3,6 +3,7 @@
 pub mod activate;
 pub mod block;
 pub mod impatient;
+pub mod partitions;
 pub mod probe;
 pub mod reconcile;
 pub mod salvage;

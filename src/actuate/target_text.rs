@@ -293,6 +293,17 @@ pub fn ready_message(remaps: &[Remap]) -> String {
     format!("ready {} {:016x}", remaps.len(), table_checksum(remaps))
 }
 
+/// The set of a mapped device with this UUID, if it is one of ours.
+pub fn set_of(dm_uuid: &str) -> Option<crate::model::SetId> {
+    uuid::Uuid::try_parse(dm_uuid.strip_prefix(UUID_PREFIX)?).ok().map(crate::model::SetId)
+}
+
+/// Whether a mapped device with this UUID is ours: that of a set, or a partition of one.
+pub fn is_ours(dm_uuid: &str) -> bool {
+    let whole = dm_uuid.strip_prefix("part").and_then(|rest| rest.split_once('-')).map_or(dm_uuid, |(_, whole)| whole);
+    whole.starts_with(UUID_PREFIX)
+}
+
 /// The device-mapper UUID of a set.
 pub fn dm_uuid(set: crate::model::SetId) -> String {
     format!("{UUID_PREFIX}{set}")

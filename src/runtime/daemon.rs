@@ -53,6 +53,8 @@ pub enum Input {
     },
     /// Block devices came, went or changed.
     Devices,
+    /// Something changed on the mapped device of a set.
+    Mapped(SetId),
     /// A look at the disks is done.
     Discovered {
         /// Sets, complete or not.
@@ -280,6 +282,7 @@ impl Daemon {
                 self.apply(Event::Reserved { set, spare, extents: Vec::new(), free, untried: Sectors(0) });
             }
             Input::Devices => self.look(),
+            Input::Mapped(set) => self.follow_partitions(set, || ()),
             Input::Discovered { candidates, attempts } => self.discovered(candidates, attempts),
             Input::Kernel(note) => self.note(note),
             Input::DmEvent(set) => {

@@ -2,11 +2,12 @@
 
 use super::assemble::{self, Candidate, Opened};
 use super::daemon::*;
-use super::{actuator, inputs, watcher};
+use super::{actuator, inputs, shield, watcher};
 use crate::edge::Store;
 use crate::engine::Event;
 use crate::model::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 impl Daemon {
     /// Tells when the look that is under way has ended.
@@ -31,7 +32,13 @@ impl Daemon {
         let claimed = self.claimed.clone();
         tokio::task::spawn_blocking(move || {
             let candidates = match inputs::devices(&settings) {
-                Ok(devices) => assemble::discover(&devices),
+                Ok(devices) => {
+                    let found = assemble::discover(&devices);
+                    // Before anything is opened, and also of what cannot be.
+                    let sets: Vec<&SetDescription> = found.values().map(|candidate| &candidate.desc).collect();
+                    shield::raise(Path::new(shield::LIST), &sets, &devices);
+                    found
+                }
                 Err(error) => {
                     tracing::error!(%error, "the block devices cannot be listed");
                     BTreeMap::new()
@@ -64,7 +71,7 @@ impl Daemon {
         }
         for (id, attempt) in attempts {
             match attempt {
-                Ok(opened) => self.start_serving(*opened),
+                Ok(opened) => self.start_serving(*opened, || ()),
                 Err(reason) => self.not_restored(id, reason),
             }
         }
@@ -144,7 +151,8 @@ impl Daemon {
         self.told.get(&id)
     }
 
-    pub(super) fn start_serving(&mut self, opened: Opened) {
+    /// Serves a set that is open; `then` is called when its partitions are there too.
+    pub(super) fn start_serving(&mut self, opened: Opened, then: impl FnOnce() + Send + 'static) {
         let Opened { desc, main, spares, remaps, actuator, prober, watcher, since, adopted } = opened;
         let id = desc.id;
         let threads = actuator::start(id, actuator, prober, self.out.clone())
@@ -153,6 +161,7 @@ impl Daemon {
             Ok(threads) => threads,
             Err(error) => {
                 self.claimed.give_back(id);
+                then();
                 return self.not_restored(id, format!("no thread could be started: {error}"));
             }
         };
@@ -168,6 +177,7 @@ impl Daemon {
         self.serving.insert(id, serving);
         let capacity = assemble::capacity(&desc);
         self.apply(Event::Opened { set: Box::new(desc), remaps, capacity, policy });
+        self.follow_partitions(id, then);
     }
 
     /// Brings registry and allocator in line with the spares, which are the truth.

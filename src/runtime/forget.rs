@@ -1,10 +1,12 @@
 //! Gives up a set that is not open: its spares are blank again, and nothing speaks of it any more but history.
 
 use super::assemble::words;
+use super::shield;
 use crate::actuate::{Access, DirectDevice, SpareTable, activate, read_header, wipe_headers};
 use crate::control::Reason;
 use crate::edge::FoundDevice;
 use crate::model::{SetDescription, SetId, SetName};
+use std::path::Path;
 
 /// A spare of the set that is attached.
 pub struct Attached {
@@ -46,6 +48,28 @@ pub fn choose(name: &SetName, mut known: Vec<SetDescription>) -> Result<SetDescr
             "give the id of one instead of the name; remap-guardian status --json shows which is which",
         )),
     }
+}
+
+/// Takes the sets of this name from the list of main devices, which is all that is left of them: no disk and no registry speaks of
+/// them. `None` if there is none.
+pub fn unshield(name: &SetName, sure: bool, settings: &crate::config::Settings) -> Option<Vec<String>> {
+    let path = Path::new(shield::LIST);
+    let list = shield::read(path).ok()?;
+    let entries: Vec<_> =
+        list.into_iter().filter(|entry| entry.name == *name || entry.set.to_string() == name.as_str()).collect();
+    let main = entries.iter().map(|entry| words(&entry.main)).collect::<Vec<_>>().join(", ");
+    if entries.is_empty() {
+        return None;
+    }
+    if !sure {
+        return Some(vec![
+            format!("no disk speaks of “{name}” any more; would let its main device ({main}) be used as a plain disk"),
+            "nothing was done; to do it, repeat with --yes".into(),
+        ]);
+    }
+    let devices = super::inputs::devices(settings).unwrap_or_default();
+    entries.iter().for_each(|entry| shield::lift(path, entry.set, &devices));
+    Some(vec![format!("“{name}” is forgotten: its main device ({main}) is a plain disk")])
 }
 
 /// Fails while the set's device exists.

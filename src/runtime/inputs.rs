@@ -10,8 +10,9 @@ use crate::sources::devices::Loops;
 use crate::sources::kmsg::KernelMessage;
 use crate::sources::kmsg_text::KernelNote;
 use crate::sources::smart::{self, SmartReader, SmartReading};
+use crate::sources::udev::DeviceEvent;
 use crate::sources::{dm_events, kmsg, udev};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
@@ -76,10 +77,20 @@ async fn watch_devices(loops: Loops, out: UnboundedSender<Input>) {
             Ok(mut events) => {
                 // What came before, or while nobody listened.
                 drop(out.send(Input::Devices));
-                while events.recv().await.is_some() {
+                while let Some(first) = events.recv().await {
                     tokio::time::sleep(SETTLE).await;
-                    while events.try_recv().is_ok() {}
-                    drop(out.send(Input::Devices));
+                    let mut mapped = BTreeSet::new();
+                    let mut look = false;
+                    for event in std::iter::once(first).chain(std::iter::from_fn(|| events.try_recv().ok())) {
+                        match event {
+                            DeviceEvent::Mapped(set) => drop(mapped.insert(set)),
+                            _ => look = true,
+                        }
+                    }
+                    mapped.into_iter().for_each(|set| drop(out.send(Input::Mapped(set))));
+                    if look {
+                        drop(out.send(Input::Devices));
+                    }
                 }
                 tracing::warn!("udev's events have ended: they are asked for again");
             }

@@ -9,7 +9,9 @@ mod discovery;
 mod effects;
 mod forget;
 mod inputs;
+mod partitions;
 mod requests;
+pub mod shield;
 mod storekeeper;
 mod watcher;
 

@@ -5,6 +5,7 @@ use super::create::{self, Wish};
 use super::daemon::{ABSENT, Claims, Daemon, Input, now};
 use super::forget;
 use super::inputs;
+use super::shield;
 use super::storekeeper::Storekeeper;
 use crate::control::{HistoryReport, InForce, NewsReport, Reason, Request, Said, SetReport, StatusReport};
 use crate::edge::{FoundDevice, Store, StoreError};
@@ -12,6 +13,7 @@ use crate::engine::Event;
 use crate::model::{Entry, Extent, Millis, SetDescription, SetId, SetName, What};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::path::Path;
 use tokio::sync::oneshot::{Receiver, Sender};
 
 /// Entries in one answer to `News`.
@@ -236,7 +238,12 @@ impl Daemon {
             let registry = registry.await.unwrap_or_else(|_| Err(Reason::from("the daemon is stopping".to_string())));
             let done = tokio::task::spawn_blocking(move || {
                 known.extend(registry?);
-                let desc = forget::choose(&name, known)?;
+                let desc = match forget::choose(&name, known) {
+                    Ok(desc) => desc,
+                    Err(reason) => {
+                        return forget::unshield(&name, sure, &settings).map_or(Err(reason), |lines| Ok((None, lines)));
+                    }
+                };
                 let claimed_here = claimed.claim(desc.id);
                 if !claimed_here && !idle.contains(&desc.id) {
                     return Err(forget::open(desc.name.as_str()));
@@ -294,8 +301,7 @@ impl Daemon {
         let spares = opened.spares.iter().enumerate().map(|(i, device)| (i as u16, device.clone())).collect();
         let candidate = assemble::Candidate { desc: desc.clone(), spares, main: Ok(opened.main.clone()), conflict: None };
         self.candidates.insert(desc.id, candidate);
-        self.start_serving(*opened);
-        drop(tell.send(say([
+        let answer = say([
             format!(
                 "/dev/mapper/{} is open: {} MiB protected, {} MiB of spare space",
                 desc.name,
@@ -307,7 +313,8 @@ impl Daemon {
                 desc.name
             ),
             format!("  /dev/mapper/{}  /where  auto  nofail,x-systemd.device-timeout=2min  0 2", desc.name),
-        ])));
+        ]);
+        self.start_serving(*opened, move || drop(tell.send(answer)));
     }
 }
 
@@ -352,6 +359,7 @@ fn give_up(
     store.queue(move |store| drop(tell.send(store.remove_set(id))));
     let removed = told.recv().map_err(|_| Reason::from("the daemon is stopping".to_string()))?;
     removed.map_err(|error| Reason::new(format!("the spares are blank, but the registry is not: {error}"), "repeat it"))?;
+    shield::lift(Path::new(shield::LIST), id, &devices);
     let done = wiped.iter().map(|spare| format!("{spare} is blank"));
     Ok((done.chain(later).chain([format!("“{}” is forgotten", desc.name)]).collect(), Some(wiped)))
 }
@@ -384,7 +392,21 @@ fn write_and_open(
     devices: &[FoundDevice],
     settings: &crate::config::Settings,
 ) -> Result<assemble::Opened, Reason> {
-    create::write(desc, wish)?;
+    // First: from here on nobody finds the file system by its UUID on main itself.
+    shield::raise(Path::new(shield::LIST), &[desc], devices);
+    let opened = create::write(desc, wish).and_then(|()| open_new(desc, wish, devices, settings));
+    if opened.is_err() {
+        shield::lift(Path::new(shield::LIST), desc.id, devices);
+    }
+    opened
+}
+
+fn open_new(
+    desc: &SetDescription,
+    wish: &Wish,
+    devices: &[FoundDevice],
+    settings: &crate::config::Settings,
+) -> Result<assemble::Opened, Reason> {
     let candidates = assemble::discover(devices);
     let candidate = candidates.get(&desc.id).ok_or_else(|| "the new headers cannot be read back".to_string());
     candidate.and_then(|candidate| assemble::open(candidate, settings)).map_err(|error| {

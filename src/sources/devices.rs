@@ -1,6 +1,6 @@
 //! What a block device is, from sysfs and udev's properties. Readers take the root of sysfs, so that a test is a directory.
 
-use crate::actuate::target_text::UUID_PREFIX;
+use crate::actuate::target_text::is_ours;
 use crate::edge::FoundDevice;
 use crate::model::{Identity, Sectors};
 use std::collections::BTreeSet;
@@ -139,7 +139,7 @@ pub fn describe(
     }
     let dir = class_dir(sysfs, name);
     let dm_uuid = attribute(&dir, "dm/uuid");
-    let ours = dm_uuid.as_ref().is_some_and(|uuid| uuid.starts_with(UUID_PREFIX));
+    let ours = dm_uuid.as_deref().is_some_and(is_ours);
     let sectors = number(&dir, "size").map(Sectors).filter(|size| size.0 > 0)?;
     if ours || number::<u8>(&dir, "hidden") == Some(1) {
         return None;
@@ -309,7 +309,8 @@ pub(crate) mod tests {
         disk(root.path(), "sdb", &[("dev", "8:16"), ("size", "0")]);
         disk(root.path(), "dm-0", &[("dev", "253:0"), ("size", "8"), ("dm/uuid", "REMAP-GUARDIAN-1")]);
         disk(root.path(), "nvme0c0n1", &[("dev", "0:0"), ("size", "8"), ("hidden", "1")]);
-        for name in ["sdb", "dm-0", "nvme0c0n1", "absent"] {
+        disk(root.path(), "dm-1", &[("dev", "253:1"), ("size", "8"), ("dm/uuid", "part1-REMAP-GUARDIAN-1")]);
+        for name in ["sdb", "dm-0", "dm-1", "nvme0c0n1", "absent"] {
             assert_eq!(look(root.path(), name, Loops::Nameless, &[]), None, "{name}");
         }
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 pub const SPARE_MAGIC: &[u8; 8] = b"RMPGUARD";
 
 /// How long a probe may take: a failing disk answers slowly.
-const PROBE_TIME: Duration = Duration::from_secs(60);
+pub(super) const PROBE_TIME: Duration = Duration::from_secs(60);
 
 /// Why nothing is known of a device's content.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,9 @@ pub enum SignatureError {
     /// blkid failed.
     #[error("blkid {0}")]
     Probe(String),
+    /// partx could not be run.
+    #[error("partx {0}")]
+    Partx(String),
 }
 
 /// What the device holds, in words; `None` if there is nothing that any tool would know.
@@ -112,7 +115,7 @@ fn describe(export: &str) -> String {
 }
 
 /// Runs a command whose output is small, for at most `bound`.
-fn run(command: &mut Command, bound: Duration) -> Result<Output, String> {
+pub(super) fn run(command: &mut Command, bound: Duration) -> Result<Output, String> {
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.map_err(|error| format!("cannot be run: {error}"))?;
     let start = Instant::now();

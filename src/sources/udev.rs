@@ -3,8 +3,9 @@
 //! libudev's handles must stay on the thread that made them: the monitor owns a thread, and what leaves it is plain data.
 
 use super::devices::{self, Loops};
-use crate::actuate::target_text::UUID_PREFIX;
+use crate::actuate::target_text::{is_ours, set_of};
 use crate::edge::FoundDevice;
+use crate::model::SetId;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,8 @@ pub enum DeviceEvent {
         /// Major and minor number, if they are known.
         devno: Option<(u32, u32)>,
     },
+    /// Something changed on the mapped device of a set: perhaps its partition table.
+    Mapped(SetId),
     /// Events were lost: enumerate again.
     Missed,
 }
@@ -47,6 +50,10 @@ pub fn enumerate(loops: Loops) -> io::Result<Vec<FoundDevice>> {
     let mut found: Vec<FoundDevice> = enumerator.scan_devices()?.filter_map(|device| describe(&device, loops)).collect();
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
+}
+
+fn dm_uuid(device: &Device) -> Option<String> {
+    device.property_value("DM_UUID").map(|uuid| uuid.to_string_lossy().into_owned())
 }
 
 fn name_of(device: &Device) -> String {
@@ -149,7 +156,7 @@ fn translate(event: &Event, loops: Loops, announced: &mut Announced) -> Option<D
             let devno = number("MAJOR").zip(number("MINOR"));
             // Also one that was there before we looked.
             announced.is_loss(&name);
-            let ours = device.property_value("DM_UUID").is_some_and(|uuid| uuid.to_string_lossy().starts_with(UUID_PREFIX));
+            let ours = dm_uuid(&device).is_some_and(|uuid| is_ours(&uuid));
             (!ours).then_some(DeviceEvent::Gone { name, devno })
         }
         EventType::Add | EventType::Change => match describe(&device, loops) {
@@ -160,7 +167,7 @@ fn translate(event: &Event, loops: Loops, announced: &mut Announced) -> Option<D
             None if announced.is_loss(&name) => {
                 Some(DeviceEvent::Gone { devno: devices::devno_of(Path::new(SYSFS), &name), name })
             }
-            None => None,
+            None => dm_uuid(&device).and_then(|uuid| set_of(&uuid)).map(DeviceEvent::Mapped),
         },
         _ => None,
     }
