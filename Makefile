@@ -77,6 +77,9 @@ install: $(if $(wildcard $(release)/remap-guardian),,daemon) $(if $(wildcard $(m
 	$(foreach file,$(wildcard systemd/*.tmpfiles.conf),\
 		install -D -m 644 $(file) $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/$(notdir $(file:.tmpfiles.conf=.conf));)
 	$(call put,$(PREFIX)/lib/remap-guardian/policies,policies/*.toml)
+	mkdir -p $(DESTDIR)$(PREFIX)/share/initramfs-tools $(DESTDIR)$(PREFIX)/lib/dracut/modules.d
+	cp -r systemd/initramfs-tools/. $(DESTDIR)$(PREFIX)/share/initramfs-tools/
+	cp -r systemd/dracut/. $(DESTDIR)$(PREFIX)/lib/dracut/modules.d/
 	install -d -m 700 $(DESTDIR)/var/lib/remap-guardian
 	$(if $(DESTDIR),,depmod $(KVER) && systemctl daemon-reload && udevadm control --reload && systemd-tmpfiles --create)
 

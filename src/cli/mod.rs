@@ -1,5 +1,6 @@
 //! The command line: one verb per file, thin.
 
+pub mod assemble;
 pub mod create;
 pub mod dm;
 pub mod files;
@@ -61,6 +62,9 @@ enum Verb {
     Files(files::Args),
     /// Look at and change device-mapper devices of any kind, as dmsetup does
     Dm(dm::Args),
+    /// For an initramfs: open the sets that are complete, without a daemon and without writing to a disk
+    #[command(hide = true)]
+    Assemble(assemble::Args),
     /// For udev rules: print properties of a device that is a spare
     #[command(hide = true)]
     UdevProbe(udev_probe::Args),
@@ -106,6 +110,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(Path::new("/"))?;
     match &cli.verb {
         Verb::Run(args) => run::main(args, settings),
+        Verb::Assemble(args) => assemble::main(args, &settings),
         Verb::Create(args) => create::main(args, &settings, cli.json),
         Verb::Status(args) => status::main(args, &settings, cli.json),
         Verb::History(args) => history::main(args, &settings, cli.json),

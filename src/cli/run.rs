@@ -11,6 +11,9 @@ pub struct Args {
     /// What to log: error, warn, info, debug, trace; overrides the setting “log”
     #[arg(long)]
     log: Option<String>,
+    /// For an initramfs and the end of a shutdown: goes to the background, keeps its state in /run, and is spared by systemd
+    #[arg(long, hide = true)]
+    early: bool,
 }
 
 /// Runs the daemon until SIGTERM.
@@ -25,7 +28,15 @@ pub fn main(args: &Args, settings: Settings) -> anyhow::Result<ExitCode> {
     } else {
         log.with_ansi(false).without_time().init();
     }
+    let early = args.early;
+    let settings = match early {
+        false => settings,
+        true => match crate::runtime::begin(settings)? {
+            Some(settings) => settings,
+            None => return Ok(ExitCode::SUCCESS),
+        },
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(crate::runtime::run(settings))?;
+    runtime.block_on(crate::runtime::run(settings, early))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -128,8 +128,17 @@ pub struct Opened {
     pub adopted: Option<Vec<String>>,
 }
 
+/// Whether opening a set may write to its disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// Table blocks are given their second copy.
+    Yes,
+    /// Not yet: a system that hibernates may still count on what is there.
+    No,
+}
+
 /// Opens a complete set, or takes over its device if it is open already.
-pub fn open(candidate: &Candidate, settings: &Settings) -> Result<Opened, String> {
+pub fn open(candidate: &Candidate, settings: &Settings, writes: Writes) -> Result<Opened, String> {
     candidate.complete()?;
     let desc = candidate.desc.clone();
     let main = candidate.main.clone()?;
@@ -163,7 +172,9 @@ pub fn open(candidate: &Candidate, settings: &Settings) -> Result<Opened, String
         }
     }
     let Taken { target, watcher, adopted, since } = taken?;
-    reconcile::mirror(&mut open_spares);
+    if writes == Writes::Yes {
+        reconcile::mirror(&mut open_spares);
+    }
     let actuator = Actuator::new(&desc, Box::new(target), Box::new(main_io), open_spares);
     Ok(Opened { desc, main, spares, remaps, actuator, prober, watcher: Box::new(watcher), since, adopted })
 }

@@ -2,8 +2,8 @@
 
 use super::actuator::{Hands, Stopping};
 use super::assemble::{Candidate, Opened};
-use super::inputs;
 use super::storekeeper::Storekeeper;
+use super::{early, inputs, lock};
 use crate::actuate::probe::Verified;
 use crate::config::Settings;
 use crate::control::{self, Reason};
@@ -14,8 +14,6 @@ use crate::policy::{Disk, Policies, Policy};
 use crate::sources::kmsg_text::KernelNote;
 use anyhow::Context;
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -178,39 +176,16 @@ pub fn now() -> Millis {
     Millis(jiff::Timestamp::now().as_millisecond().max(0) as u64)
 }
 
-/// Sees to it that one process at a time touches members. The lock goes when the process has ended with all its threads, also
-/// those that sit in a disk that does not answer: until then their I/O may still reach a spare.
-///
-/// A lock on a file that only root can open, rather than a name that any user could take. It is beside the directory of the
-/// socket, which systemd removes when the service stops.
-fn only_one(run_dir: &Path) -> anyhow::Result<()> {
-    let mut path = run_dir.as_os_str().to_owned();
-    path.push(".lock");
-    let path = Path::new(&path);
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
-    }
-    let options = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
-    let file = options.with_context(|| format!("{} cannot be opened", path.display()))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        // Kept until the process ends.
-        Ok(()) => std::mem::forget(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => anyhow::bail!(
-            "another remap-guardian runs, or its last I/O has not ended yet\n  next: systemctl status remap-guardian; “fuser -v {}” shows who",
-            path.display()
-        ),
-        Err(error) => return Err(error).with_context(|| format!("{} cannot be locked", path.display())),
-    }
-    Ok(())
-}
-
-/// Runs until a signal asks to stop.
-pub async fn run(settings: Settings) -> anyhow::Result<()> {
+/// Runs until a signal asks to stop. The daemon of the real system takes over what an early one has written.
+pub async fn run(settings: Settings, early: bool) -> anyhow::Result<()> {
     let policies = Policies::load(&settings.policy, &settings.policy_dirs).context("the policy cannot be used")?;
     // Before anything is opened for good.
-    only_one(&settings.run_dir)?;
+    lock::only_one(&settings.run_dir)?;
     let listener = control::server::bind(&settings.socket()).context("the control socket cannot be opened")?;
     let (store, store_thread) = Storekeeper::start(settings.store())?;
+    if !early {
+        store.queue(early::take_history);
+    }
     let (out, mut inputs) = tokio::sync::mpsc::unbounded_channel();
     inputs::start(&settings, &out, listener);
     let mut daemon = Daemon {
@@ -377,19 +352,5 @@ impl Daemon {
             transport: transport.clone(),
             rotational: *rotational,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_second_daemon_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        only_one(&dir.path().join("run")).unwrap();
-        let refused = only_one(&dir.path().join("run")).unwrap_err().to_string();
-        assert!(refused.contains("another remap-guardian runs"), "{refused}");
-        only_one(&dir.path().join("other")).unwrap();
     }
 }

@@ -46,7 +46,7 @@ impl Daemon {
             };
             let ready = candidates.iter().filter(|(id, candidate)| candidate.complete().is_ok() && claimed.claim(**id));
             let attempts = ready.map(|(id, candidate)| {
-                let attempt = assemble::open(candidate, &settings).map(Box::new);
+                let attempt = assemble::open(candidate, &settings, assemble::Writes::Yes).map(Box::new);
                 if attempt.is_err() {
                     claimed.give_back(*id);
                 }

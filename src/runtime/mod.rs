@@ -6,9 +6,11 @@ mod assemble;
 mod create;
 mod daemon;
 mod discovery;
+mod early;
 mod effects;
 mod forget;
 mod inputs;
+mod lock;
 mod partitions;
 mod requests;
 pub mod shield;
@@ -17,3 +19,4 @@ mod watcher;
 
 pub use assemble::words;
 pub use daemon::run;
+pub use early::{assemble_once, begin};

@@ -409,7 +409,7 @@ fn open_new(
 ) -> Result<assemble::Opened, Reason> {
     let candidates = assemble::discover(devices);
     let candidate = candidates.get(&desc.id).ok_or_else(|| "the new headers cannot be read back".to_string());
-    candidate.and_then(|candidate| assemble::open(candidate, settings)).map_err(|error| {
+    candidate.and_then(|candidate| assemble::open(candidate, settings, assemble::Writes::Yes)).map_err(|error| {
         let spares: Vec<_> = wish.spares.iter().map(|path| path.as_path()).collect();
         create::take_back(&spares);
         Reason::new(format!("the device could not be opened: {error}"), "journalctl -k -n 20")

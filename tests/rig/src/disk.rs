@@ -21,6 +21,7 @@ pub enum Bus {
 #[derive(Clone, Debug)]
 pub struct Disk {
     pub(crate) name: String,
+    serial: String,
     pub(crate) bus: Bus,
     mib: u64,
     block_size: u32,
@@ -32,7 +33,13 @@ impl Disk {
     /// An empty, healthy disk of `mib` MiB with a volatile write cache. `name` is also its serial number.
     #[must_use]
     pub fn new(name: &str, bus: Bus, mib: u64) -> Self {
-        Self { name: name.into(), bus, mib, block_size: 512, volatile_cache: true, faults: Vec::new() }
+        Self { name: name.into(), serial: name.into(), bus, mib, block_size: 512, volatile_cache: true, faults: Vec::new() }
+    }
+
+    /// With another serial number than its name: a copy of a disk, or the same disk in another state.
+    #[must_use]
+    pub fn serial(self, serial: &str) -> Self {
+        Self { serial: serial.into(), ..self }
     }
 
     /// With a fault from the start.
@@ -57,7 +64,7 @@ impl Disk {
     /// Its name in the guest, whatever other disks there are.
     #[must_use]
     pub(crate) fn path(&self) -> String {
-        let name = &self.name;
+        let name = &self.serial;
         match self.bus {
             Bus::Nvme => format!("/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_{name}"),
             Bus::Scsi => format!("/dev/disk/by-id/wwn-0x{:016x}", self.wwn()),
@@ -69,7 +76,7 @@ impl Disk {
     /// World-wide name, made from the serial number.
     fn wwn(&self) -> u64 {
         let fnv1a = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        let hash = self.name.bytes().fold(0xcbf2_9ce4_8422_2325, fnv1a);
+        let hash = self.serial.bytes().fold(0xcbf2_9ce4_8422_2325, fnv1a);
         0x5000_0000_0000_0000 | hash >> 4
     }
 
@@ -86,15 +93,15 @@ impl Disk {
 
     /// QEMU's arguments for the disk, whose content is served at `socket`.
     pub(crate) fn qemu_args(&self, socket: &Path) -> Vec<String> {
-        let (name, wwn) = (&self.name, self.wwn());
+        let (name, serial, wwn) = (&self.name, &self.serial, self.wwn());
         let blocks = format!("logical_block_size={0},physical_block_size={1}", self.block_size, 4096);
         let report = "werror=report,rerror=report";
         let device = match self.bus {
-            Bus::Nvme => format!("nvme,drive={name},serial={name},{blocks}"),
-            Bus::Scsi => format!("scsi-hd,drive={name},bus=scsi.0,serial={name},wwn={wwn},{report},{blocks}"),
+            Bus::Nvme => format!("nvme,drive={name},serial={serial},{blocks}"),
+            Bus::Scsi => format!("scsi-hd,drive={name},bus=scsi.0,serial={serial},wwn={wwn},{report},{blocks}"),
             // AHCI disks have sectors of 512 bytes, always.
-            Bus::Ata => format!("ide-hd,drive={name},bus=ide.{{port}},serial={name},wwn={wwn},{report}"),
-            Bus::Virtio => format!("virtio-blk-pci,drive={name},serial={name},{report},{blocks}"),
+            Bus::Ata => format!("ide-hd,drive={name},bus=ide.{{port}},serial={serial},wwn={wwn},{report}"),
+            Bus::Virtio => format!("virtio-blk-pci,drive={name},serial={serial},{report},{blocks}"),
         };
         let mut args = nbd_blockdev(name, socket);
         args.extend(["-device".into(), device]);

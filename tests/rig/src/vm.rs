@@ -84,10 +84,7 @@ impl VmBuilder {
     fn create(self) -> Result<Vm> {
         let guest = Guest::find()?;
         let run = RunFolder::new()?;
-        let image = guest.root_image();
-        let sectors = fs::metadata(&image)?.len() / SECTOR as u64;
-        let root = SimDisk::new(sectors, Backing::Over(File::open(&image)?)).with_volatile_cache();
-        let mut disks = vec![("root".to_owned(), Server::start(&run.path("root"), root)?)];
+        let mut disks = vec![("root".to_owned(), Server::start(&run.path("root"), root_disk(&guest)?)?)];
         for disk in &self.disks {
             disks.push((disk.name.clone(), Server::start(&run.path(&disk.name), disk.simulate())?));
         }
@@ -95,7 +92,7 @@ impl VmBuilder {
             pack(folder, &run.path("payload.tar"))?;
         }
         let listener = agent::listen(&run.path("agent"))?;
-        Ok(Vm { config: self, guest, run, disks, detached: BTreeSet::new(), listener, running: None })
+        Ok(Vm { config: self, guest, run, disks, detached: BTreeSet::new(), boots: None, listener, running: None })
     }
 }
 
@@ -106,8 +103,15 @@ pub struct Vm {
     run: RunFolder,
     disks: Vec<(String, Server)>,
     detached: BTreeSet<String>,
+    boots: Option<Boots>,
     listener: UnixListener,
     running: Option<Running>,
+}
+
+/// What a guest boots from, other than what it was made with.
+struct Boots {
+    initrd: PathBuf,
+    root: String,
 }
 
 struct Running {
@@ -224,6 +228,28 @@ impl Vm {
         self.start()
     }
 
+    /// From the next power cut on: boots from this initial root file system, and from the root device that `root` names on the kernel's
+    /// command line.
+    ///
+    /// # Errors
+    /// If it cannot be kept.
+    pub fn boot_from(&mut self, initrd: &[u8], root: &str) -> Result<()> {
+        let path = self.run.path("initrd");
+        fs::write(&path, initrd)?;
+        self.boots = Some(Boots { initrd: path, root: root.into() });
+        Ok(())
+    }
+
+    /// Cuts the power and boots the same disks in another machine: one whose root disk is as it was made.
+    ///
+    /// # Errors
+    /// If it does not boot.
+    pub fn move_disks(&mut self) -> Result<()> {
+        self.stop()?;
+        *self.sim("root") = root_disk(&self.guest)?;
+        self.start()
+    }
+
     /// Waits until a person has ended a guest that has the terminal as its console.
     ///
     /// # Errors
@@ -279,7 +305,8 @@ impl Vm {
             None => self.guest.default_kernel()?,
         };
         let path = |name: &str| self.run.path(name).display().to_string();
-        let mut append = "root=LABEL=rig-root rw console=ttyS0 mitigations=off panic=-1 quiet systemd.getty_auto=no".to_owned();
+        let root = self.boots.as_ref().map_or("root=LABEL=rig-root rw", |boots| &boots.root);
+        let mut append = format!("{root} console=ttyS0 mitigations=off panic=-1 quiet systemd.getty_auto=no");
         // Guests do not outlive this process, however it ends.
         let mut qemu = Command::new("setpriv");
         qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-M", "q35"]);
@@ -297,7 +324,8 @@ impl Vm {
             }
         }
         qemu.args(["-serial", "chardev:console", "-append", &append]);
-        qemu.arg("-kernel").arg(kernel.image()).arg("-initrd").arg(kernel.initrd());
+        let initrd = self.boots.as_ref().map_or_else(|| kernel.initrd(), |boots| boots.initrd.clone());
+        qemu.arg("-kernel").arg(kernel.image()).arg("-initrd").arg(initrd);
         qemu.args(["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
         qemu.args(["-chardev", &format!("socket,id=agent,path={}", path("agent"))]);
         qemu.args(["-device", "virtserialport,chardev=agent,name=rig.agent"]);
@@ -369,6 +397,13 @@ impl Drop for RunFolder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// The guest's root disk as it was made.
+fn root_disk(guest: &Guest) -> Result<SimDisk> {
+    let image = guest.root_image();
+    let sectors = fs::metadata(&image)?.len() / SECTOR as u64;
+    Ok(SimDisk::new(sectors, Backing::Over(File::open(&image)?)).with_volatile_cache())
 }
 
 fn pack(folder: &Path, tar: &Path) -> Result<()> {
