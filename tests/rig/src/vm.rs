@@ -306,7 +306,8 @@ impl Vm {
         };
         let path = |name: &str| self.run.path(name).display().to_string();
         let root = self.boots.as_ref().map_or("root=LABEL=rig-root rw", |boots| &boots.root);
-        let mut append = format!("{root} console=ttyS0 mitigations=off panic=-1 quiet systemd.getty_auto=no");
+        // Linux tries its timer by counting ticks for some milliseconds, in which a busy host may give it none: it panics.
+        let mut append = format!("{root} console=ttyS0 mitigations=off no_timer_check panic=-1 quiet systemd.getty_auto=no");
         // Guests do not outlive this process, however it ends.
         let mut qemu = Command::new("setpriv");
         qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-M", "q35"]);

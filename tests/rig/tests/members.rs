@@ -125,7 +125,8 @@ impl Bench {
     /// Closes the set, so that its disks can be played with.
     fn close(&mut self) -> Result<()> {
         self.vm.ok("dmsetup remove --retry data && udevadm settle")?;
-        Ok(())
+        // The daemon looks once a second.
+        self.soon(5, "! remap-guardian status data")
     }
 
     /// The set cannot be opened, and the reason names these.
