@@ -234,7 +234,7 @@ impl Vm {
     /// # Errors
     /// If it cannot be kept.
     pub fn boot_from(&mut self, initrd: &[u8], root: &str) -> Result<()> {
-        let path = self.run.path("initrd");
+        let path = self.run.path("initrd.img");
         fs::write(&path, initrd)?;
         self.boots = Some(Boots { initrd: path, root: root.into() });
         Ok(())
