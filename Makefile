@@ -45,7 +45,7 @@ soak: stage
 	tests/kmod/smp.sh 1200 $(seed)
 	tests/planted/run
 	RIG_SOAK=1 cargo test -p rig --test filemap -- --nocapture
-	RIG_SOAK=1 cargo test -p rig --test root -- --nocapture
+	RIG_SOAK=1 cargo test -p rig --test root --test members -- --nocapture --test-threads=1
 
 bench: stage
 	tests/bench/run

@@ -374,3 +374,48 @@ impl Bench {
         Ok(())
     }
 }
+
+/// The same disks at another boot: with a spare that comes after the mounts were due, and in another machine that has never
+/// seen them. Each needs a boot of its own.
+#[test]
+fn a_set_is_back_before_its_mounts() -> Result<()> {
+    if env::var_os("RIG_SOAK").is_none() {
+        println!("SKIPPED: late disks at boot and another machine, which make soak does");
+        return Ok(());
+    }
+    let payload = env::var_os("RIG_PAYLOAD").context("RIG_PAYLOAD is not set: run “make test”")?;
+    // NVMe is found late, below; virtio-blk at once.
+    let vm = Vm::new().disk(Disk::new("b-main", Bus::Virtio, 48)).disk(Disk::new("b-spare", Bus::Nvme, 16));
+    let mut bench = Bench { vm: vm.payload(Path::new(&payload)).boot()? };
+    bench.vm.install()?;
+    let (main, spare) = (bench.vm.path("b-main"), bench.vm.path("b-spare"));
+    // The first mount has no “nofail”: the boot waits for it.
+    bench.vm.ok(&format!(
+        "systemctl enable --now remap-guardian && remap-guardian create data --main {main} --spare {spare} &&
+        mkfs.ext4 -q -E nodiscard /dev/mapper/data && mkdir -p /srv/data &&
+        echo '/dev/mapper/data /srv/data ext4 x-systemd.device-timeout=60s 0 2' >>/etc/fstab && systemctl daemon-reload &&
+        mount /srv/data && head -c 8M /dev/urandom >/srv/data/file && sha256sum /srv/data/file >/root/sums && sync &&
+        remap-guardian remap data 8192 --length 8 && sleep 3 && remap-guardian history data --json | grep '\"remapped\"'"
+    ))?;
+    bench.vm.put("/etc/modprobe.d/late.conf", "blacklist nvme")?;
+    let late = "[Unit]\nDefaultDependencies=no\n[Service]\nType=simple\nExecStart=/bin/sh -c 'sleep 15; exec modprobe nvme'\n[Install]\nWantedBy=sysinit.target";
+    bench.vm.put("/etc/systemd/system/late.service", late)?;
+    bench.vm.ok("systemctl enable -q late.service && sync")?;
+    bench.vm.reboot()?;
+    let state = bench.vm.run("findmnt /srv/data && sha256sum -c /root/sums && ! systemctl --failed --no-legend | grep .")?;
+    ensure!(state.success(), "a spare that came 15 s late: {state}");
+    let order = bench.vm.ok("journalctl -b -o short-monotonic | grep -E 'late.service|Mounted srv-data|healing|nvme0'")?;
+    println!("a late spare, and a mount without nofail:\n{order}");
+
+    bench.vm.ok("cp /root/sums /srv/data/sums && sync && umount /srv/data")?;
+    bench.vm.move_disks()?;
+    ensure!(bench.behind("/dev/mapper/data")?.is_empty(), "this machine is not new");
+    bench.vm.install()?;
+    bench.vm.ok("systemctl enable --now remap-guardian")?;
+    bench.soon(20, "[ -b /dev/mapper/data ] && remap-guardian status data | grep 'main 8192+8'")?;
+    bench.vm.ok("mkdir -p /srv/data && mount /dev/mapper/data /srv/data && sha256sum -c /srv/data/sums")?;
+    let shielded = bench.vm.ok(&format!("cat /etc/remap-guardian/mains.toml; udevadm info -q property -n {main}"))?;
+    ensure!(shielded.contains("REMAP_GUARDIAN_MAIN=data"), "{shielded}");
+    println!("another machine opens the set from its disks alone");
+    Ok(())
+}
