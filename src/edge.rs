@@ -191,12 +191,24 @@ pub trait Store: Send {
     fn mark(&self, set: SetId, spare: u16, extent: Extent, state: ExtentState) -> Result<(), StoreError>;
     /// Sectors: free, reserved, in use, bad.
     fn usage(&self, set: SetId, spare: u16) -> Result<Usage, StoreError>;
+    /// What a spare serves as last recorded, by place on the spare. Also before its table was read: it is what is left to go by
+    /// when that table is lost. Can lag the spare.
+    fn in_use(&self, set: SetId, spare: u16) -> Result<Vec<Served>, StoreError>;
     /// Appends to the history; returns the entry's number.
     fn append(&self, entry: &Entry) -> Result<u64, StoreError>;
     /// History entries, oldest first: the last `limit` of those at or after `since` of `set` (all sets if none).
     fn history(&self, set: Option<SetId>, since: Millis, limit: usize) -> Result<Vec<Entry>, StoreError>;
     /// The first `limit` history entries whose number is above `number`, oldest first.
     fn history_after(&self, number: u64, limit: usize) -> Result<Vec<Entry>, StoreError>;
+}
+
+/// A range of main that a spare serves, as the store knows it: a remap without its flags and sequence number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The range of main.
+    pub main: Extent,
+    /// First sector on the spare.
+    pub at: Sector,
 }
 
 /// Space of one spare.

@@ -3,7 +3,7 @@
 mod format_1;
 
 use remap_guardian::actuate::{Access, DirectDevice, SpareTable, read_header};
-use remap_guardian::edge::{BlockIo, ExtentState, Store};
+use remap_guardian::edge::{BlockIo, ExtentState, Served, Store};
 use remap_guardian::format::header::Header;
 use remap_guardian::format::{lost_mark, merge};
 use remap_guardian::model::{Millis, Remap, Sector, Sectors};
@@ -96,6 +96,11 @@ fn format_1_store() {
     let store = SledStore::open(&path).unwrap();
     let usage = |spare| store.usage(set.id, spare).unwrap();
     assert_eq!([usage(0), usage(1)], format_1::usage());
+    for (spare, live) in (0u16..).zip(format_1::remaps()) {
+        let mut expected: Vec<Served> = live.iter().map(|remap| Served { main: remap.main, at: remap.at }).collect();
+        expected.sort_by_key(|served| served.at);
+        assert_eq!(store.in_use(set.id, spare).unwrap(), expected);
+    }
     store.rebuild(set.id, 0, set.geometry[0].data, &format_1::remaps()[0]).unwrap();
     assert_eq!((usage(0).bad, usage(0).reserved), (format_1::bad().len(), Sectors(0)), "bad stays bad");
     let given = store.reserve(set.id, 0, Sectors(32), Sectors(8)).unwrap();

@@ -1,6 +1,6 @@
 //! The host's store, in memory, over the allocator that the real one uses. A crash may take its last changes: it can lag.
 
-use crate::edge::{ExtentState, Store, StoreError, Usage};
+use crate::edge::{ExtentState, Served, Store, StoreError, Usage};
 use crate::model::{Entry, Extent, Millis, Remap, Sectors, SetDescription, SetId};
 use crate::store::Space;
 use std::collections::BTreeMap;
@@ -90,6 +90,15 @@ impl Store for MemoryStore {
 
     fn usage(&self, _: SetId, spare: u16) -> Result<Usage, StoreError> {
         self.state().space(spare).map(|space| space.usage())
+    }
+
+    fn in_use(&self, _: SetId, spare: u16) -> Result<Vec<Served>, StoreError> {
+        let records = self.state().versions.last().and_then(|records| records.get(&spare)).cloned().unwrap_or_default();
+        let served = |(extent, state): (Extent, ExtentState)| match state {
+            ExtentState::InUse { main } => Some(Extent::new(main, extent.len()).map(|main| Served { main, at: extent.start() })),
+            ExtentState::Reserved | ExtentState::Bad => None,
+        };
+        records.into_iter().filter_map(served).collect::<Result<_, _>>().map_err(|error| StoreError(error.to_string()))
     }
 
     fn append(&self, _: &Entry) -> Result<u64, StoreError> {

@@ -6,7 +6,7 @@
 use super::allocator::{Change, Space};
 use super::keys;
 use super::trees::{OpenError, Trees, marker};
-use crate::edge::{ExtentState, Store, StoreError, Usage};
+use crate::edge::{ExtentState, Served, Store, StoreError, Usage};
 use crate::model::{Entry, Extent, Millis, Remap, Sector, Sectors, SetDescription, SetId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::DirBuilderExt;
@@ -48,6 +48,11 @@ impl ReadStore {
     /// Space of a spare, as last recorded.
     pub fn usage(&self, set: SetId, spare: u16) -> Result<Usage, StoreError> {
         self.0.usage(set, spare)
+    }
+
+    /// As [`Store::in_use`].
+    pub fn in_use(&self, set: SetId, spare: u16) -> Result<Vec<Served>, StoreError> {
+        self.0.in_use(set, spare)
     }
 
     /// As [`Store::history`].
@@ -202,6 +207,10 @@ impl Store for SledStore {
             Some(space) => Ok(space.usage()),
             None => self.trees.usage(set, spare),
         }
+    }
+
+    fn in_use(&self, set: SetId, spare: u16) -> Result<Vec<Served>, StoreError> {
+        self.trees.in_use(set, spare)
     }
 
     fn append(&self, entry: &Entry) -> Result<u64, StoreError> {

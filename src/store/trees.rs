@@ -4,7 +4,7 @@
 //! (set, spare, first sector → length and state), `history` (number → time and JSON), `history_by_set` (set, number → nothing).
 
 use super::{FORMAT, keys};
-use crate::edge::{ExtentState, StoreError, Usage};
+use crate::edge::{ExtentState, Served, StoreError, Usage};
 use crate::model::{Entry, Extent, Millis, Sectors, SetDescription, SetId};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -163,6 +163,18 @@ impl Trees {
                 .ok_or_else(|| self.failed(format_args!("an extent's record of spare{spare} is damaged")))
         };
         self.extents.scan_prefix(keys::spare(set, spare)).map(read).collect()
+    }
+
+    pub fn in_use(&self, set: SetId, spare: u16) -> Result<Vec<Served>, StoreError> {
+        let served = |(extent, state): (Extent, ExtentState)| match state {
+            ExtentState::InUse { main } => Some(
+                Extent::new(main, extent.len())
+                    .map(|main| Served { main, at: extent.start() })
+                    .map_err(|error| self.failed(format_args!("an extent's record of spare{spare} is damaged: {error}"))),
+            ),
+            ExtentState::Reserved | ExtentState::Bad => None,
+        };
+        self.extents(set, spare)?.into_iter().filter_map(served).collect()
     }
 
     /// Space as recorded; what no record covers is free.
