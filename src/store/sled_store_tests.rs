@@ -245,3 +245,57 @@ fn a_damaged_store_opens_or_says_why() {
         drop(SledStore::open(&path).expect("a new one can be made"));
     }
 }
+
+/// Cut short or with one bit turned, at many places: whatever such a store says, once the spare's table was read nothing that the
+/// table uses is handed out, and nothing twice.
+#[test]
+fn a_damaged_store_hands_out_nothing_that_the_table_uses() {
+    let (_dir, path, store) = store();
+    let (id, data) = (set(1).id, ext(DATA.0, DATA.1));
+    let live: Vec<Remap> = (0..40).map(|n| remap(n * 8, 96 + n * 16)).collect();
+    store.put_set(&set(1)).unwrap();
+    store.rebuild(id, 0, data, &live).unwrap();
+    store.reserve(id, 0, Sectors(64), Sectors(8)).unwrap();
+    drop(store);
+    let good = std::fs::read(path.join("db")).unwrap();
+    let used = good.iter().rposition(|&byte| byte != 0).unwrap() + 1;
+    for copy in 0..32 {
+        let at = used * copy / 32;
+        let mut bad = good.clone();
+        if copy % 2 == 0 {
+            bad.truncate(at)
+        } else {
+            bad[at] ^= 1 << (copy / 2 % 8)
+        }
+        std::fs::write(path.join("db"), bad).unwrap();
+        let store = match SledStore::open(&path) {
+            Ok(store) => store,
+            Err(error) => {
+                assert!(matches!(error, OpenError::Unreadable { .. }), "{error}");
+                set_aside(&path, Millis(1000 + copy as u64)).unwrap();
+                SledStore::open(&path).expect("a new one can be made")
+            }
+        };
+        assert!(store.reserve(id, 0, Sectors(8), Sectors(8)).is_err(), "not before the table was read");
+        store.rebuild(id, 0, data, &live).unwrap();
+        let mut given: Vec<Extent> = Vec::new();
+        loop {
+            let batch = store.reserve(id, 0, Sectors(640), Sectors(8)).unwrap();
+            if batch.is_empty() {
+                break;
+            }
+            for extent in batch {
+                assert!(live.iter().all(|remap| !remap.spare_extent().overlaps(&extent)), "{extent} is in use");
+                assert!(given.iter().all(|other| !other.overlaps(&extent)), "{extent} is given twice");
+                given.push(extent);
+            }
+        }
+        assert!(given.iter().map(|extent| extent.len().0).sum::<u64>() > 3000, "space is there");
+        drop(store);
+        std::fs::rename(&path, path.with_extension(format!("copy-{copy}"))).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        if let Ok(conf) = std::fs::read(path.with_extension(format!("copy-{copy}")).join("conf")) {
+            std::fs::write(path.join("conf"), conf).unwrap();
+        }
+    }
+}
