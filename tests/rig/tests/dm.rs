@@ -31,7 +31,7 @@ fn parse(lines: &str) -> Result<Vec<Value>> {
     lines.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
 }
 
-/// One guest serves all of this, for a boot costs more than the rest.
+/// One guest serves all of this, for a boot costs more than the rest. With RIG_SOAK set also what takes minutes.
 #[test]
 fn it_does_what_dmsetup_does() -> Result<()> {
     let payload = env::var_os("RIG_PAYLOAD").context("RIG_PAYLOAD is not set: run “make test”")?;
@@ -48,6 +48,9 @@ fn it_does_what_dmsetup_does() -> Result<()> {
     every_typed_target(&mut both)?;
     keys_are_hidden(&mut both)?;
     events(&mut both)?;
+    if env::var_os("RIG_SOAK").is_some() {
+        udev_that_hangs(&mut both)?;
+    }
     without_udev(&mut both)?;
     ensure!(both.wrong.is_empty(), "{} of {} checks:\n{}", both.wrong.len(), both.checks, both.wrong.join("\n"));
     println!("{} checks", both.checks);
@@ -746,6 +749,26 @@ fn output_that_nobody_reads(both: &mut Both) -> Result<()> {
     let output = both.vm.run("remap-guardian dm list >/dev/full")?;
     both.check(output.status == 1 && output.stderr.contains("No space"), format!("a full disk is told: {output}"));
     both.dm("remove pipe")?;
+    Ok(())
+}
+
+/// A udev that is there and does not answer is waited for, but not for ever.
+fn udev_that_hangs(both: &mut Both) -> Result<()> {
+    both.sh("udevadm settle; kill -STOP $(pgrep -x systemd-udevd)")?;
+    for (verb, holds) in [
+        ("create hung --table '0 8 error'", "test -b /dev/mapper/hung && dmsetup info hung"),
+        ("rename hung loose", "test -b /dev/mapper/loose && dmsetup info loose"),
+        ("remove loose", "! dmsetup info loose 2>/dev/null"),
+    ] {
+        let began = Instant::now();
+        both.before = None;
+        let done = both.vm.run_for(Duration::from_secs(120), &format!("remap-guardian dm {verb} && {holds}"))?;
+        let (took, told) = (began.elapsed().as_secs(), done.stderr.contains("udev did not confirm it"));
+        both.check(done.success() && told && (29..60).contains(&took), format!("dm {verb}, {took} s: {done}"));
+    }
+    both.sh("kill -CONT $(pgrep -x systemd-udevd); dmsetup udevcomplete_all -y; udevadm settle")?;
+    let left = both.sh("ls /dev/mapper")?;
+    both.check(left == "control", format!("udev has caught up: {left}"));
     Ok(())
 }
 
