@@ -33,18 +33,20 @@ pub enum DmEvent {
 struct Ours(HashMap<(u32, u32), SetId>);
 
 impl Ours {
-    /// What changes of any devices mean for ours. `set_of` tells the set of a device; it is asked for those that are new.
+    /// What changes of any devices mean for ours. `set_of` tells the set of a device; it is asked for those that are
+    /// new or have a new name.
     fn events(&mut self, changes: Vec<Change>, set_of: impl Fn(&Name) -> Option<SetId>) -> Vec<DmEvent> {
         let (mut events, mut gone) = (Vec::new(), Vec::new());
         for change in changes {
             match change.what {
                 What::Removed => gone.extend(self.0.remove(&change.devno())),
-                What::Created => {
+                // One that is renamed while it is asked for is asked for again.
+                What::Created | What::Renamed { .. } if !self.0.contains_key(&change.devno()) => {
                     if let Some(set) = set_of(&change.name) {
                         self.0.insert(change.devno(), set);
                     }
                 }
-                What::Event { .. } | What::Renamed { .. } => {}
+                _ => {}
             }
             if let Some(set) = self.0.get(&change.devno()) {
                 events.push(DmEvent::Look { set: *set, name: change.name.to_string() });
@@ -150,8 +152,9 @@ mod tests {
     fn a_rename_is_no_loss() {
         let mut ours = Ours::default();
         ours.events(vec![change("a", 0, What::Created)], of_name);
-        let from = Name::new("a").unwrap();
-        let renamed = vec![change("c", 0, What::Renamed { from }), change("c", 0, EVENT)];
-        assert_eq!(ours.events(renamed, |_| panic!("asked")), [look(1, "c")]);
+        let renamed = |name| vec![change(name, 0, What::Renamed { from: Name::new("x").unwrap() }), change(name, 0, EVENT)];
+        assert_eq!(ours.events(renamed("c"), |_| panic!("asked")), [look(1, "c")]);
+        let mut unknown = Ours::default();
+        assert_eq!(unknown.events(renamed("b"), of_name), [look(2, "b")], "its old name was gone when it was asked for");
     }
 }
