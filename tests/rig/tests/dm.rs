@@ -324,7 +324,8 @@ fn names_and_uuids(both: &mut Both) -> Result<()> {
         );
         // What is listed leads to the device, and so does what was typed.
         for typed in [format!("'{ours}'"), quoted.clone()] {
-            let info = both.one(&format!("info -- {typed}"))?;
+            let shown = both.dm(&format!("info --json -- {typed}"))?;
+            let info: Value = serde_json::from_str(&shown)?;
             both.check(info["exists"] == true && info["name"] == ours.as_str(), format!("{typed} is found: {info}"));
         }
         both.dm(&format!("remove -- {quoted}"))?;
