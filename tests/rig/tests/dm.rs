@@ -810,12 +810,15 @@ fn without_udev(both: &mut Both) -> Result<()> {
     step(both, "rename later bare", "bare new", &leads("bare"))?;
     step(both, "remove bare", "new", "! dmsetup info bare 2>/dev/null")?;
     both.compare("new")?;
-    // dmsetup makes nodes of another kind. Each takes away what the other has made.
-    both.sh("dmsetup create theirs --table '0 8 error' && test -b /dev/mapper/theirs && dmsetup remove new")?;
-    step(both, "rename theirs ours --new-uuid MINE-bare", "ours", &leads("ours"))?;
-    step(both, "remove ours", "", "true")?;
-    both.sh("dmsetup create theirs --table '0 8 error'")?;
-    step(both, "remove theirs", "", "true")?;
+    // A node of another kind: other tools make one of their own, no link.
+    let theirs = "dmsetup create theirs --table '0 8 error'; rm -f /dev/mapper/theirs
+        mknod /dev/mapper/theirs b $(dmsetup info -c --noheadings --separator ' ' -o major,minor theirs)";
+    both.sh(theirs)?;
+    step(both, "rename theirs ours --new-uuid MINE-bare", "new ours", &leads("ours"))?;
+    step(both, "remove ours", "new", "true")?;
+    both.sh(theirs)?;
+    step(both, "remove theirs", "new", "true")?;
+    step(both, "remove new", "", "true")?;
     // What fails leaves no node.
     let failed = both.vm.run("timeout 20 remap-guardian dm create wrong --table '0 8 unheard-of'; ls /dev/mapper; dmsetup ls")?;
     both.check(failed.stdout == "control\nNo devices found" && failed.stderr.contains("unknown target"), format!("{failed}"));
