@@ -44,7 +44,7 @@ soak: stage
 	SEED=$(seed) tests/kmod/uml.sh
 	tests/kmod/smp.sh 1200 $(seed)
 	tests/planted/run
-	RIG_SOAK=1 cargo test -p rig --test filemap -- --nocapture
+	RIG_SOAK=1 cargo test -p rig --test filemap --test dm -- --nocapture
 	RIG_SOAK=1 cargo test -p rig --test root --test members -- --nocapture --test-threads=1
 
 bench: stage

@@ -5,6 +5,7 @@ use crate::update::Kernel;
 use devicemapper::{DM, DevId, DmError, DmName};
 use rustix::fs::{FileType, Stat, fstat, major, minor};
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 /// A device-mapper device, by its number.
@@ -27,9 +28,11 @@ impl Device {
         }
         let (major, minor) = number(&stat);
         if !sysfs(major, minor).join("dm/name").exists() {
-            let kind = file_system(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(), major, minor);
-            let kind = kind.unwrap_or_else(|| "unknown".into());
-            return Err(refused(format!("its file system ({kind}, on {major}:{minor}) is not on a device-mapper device")));
+            let kind = file_system(file).unwrap_or_else(|| "unknown".into());
+            return Err(refused(match major {
+                NO_DEVICE => format!("its file system ({kind}) is on no block device of its own, so on no device-mapper device"),
+                _ => format!("its file system ({kind}, on {major}:{minor}) is not on a device-mapper device"),
+            }));
         }
         let dm = DM::new().map_err(|error| Error::Kernel(format!("/dev/mapper/control: {}", text(&error))))?;
         Ok(Device { dm, major, minor })
@@ -85,10 +88,19 @@ fn text(error: &DmError) -> String {
     }
 }
 
-/// The type of the file system with a device number, from lines `36 35 98:0 /root /at opts… - type source superopts`.
-fn file_system(mountinfo: &str, major: u32, minor: u32) -> Option<String> {
-    let number = format!("{major}:{minor}");
-    let line = mountinfo.lines().find(|line| line.split(' ').nth(2) == Some(&number))?;
+/// The major number of file systems that are on no block device (NFS, tmpfs) or share several (btrfs).
+pub const NO_DEVICE: u32 = 0;
+
+/// The type of the file system that an open file is on, if the kernel tells.
+pub fn file_system(file: &File) -> Option<String> {
+    let fdinfo = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    let mount = fdinfo.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
+    type_of_mount(&fs::read_to_string("/proc/self/mountinfo").ok()?, mount.trim())
+}
+
+/// The type of a mounted file system, from lines `<mount id> <parent> 98:0 /root /at opts… - <type> source superopts`.
+fn type_of_mount(mountinfo: &str, mount: &str) -> Option<String> {
+    let line = mountinfo.lines().find(|line| line.split(' ').next() == Some(mount))?;
     Some(line.split_once(" - ")?.1.split(' ').next()?.to_owned())
 }
 
@@ -99,14 +111,15 @@ mod tests {
     #[test]
     fn the_file_system_is_named() {
         let mountinfo = "22 1 0:5 / /dev rw - devtmpfs udev rw\n23 1 0:22 / /run rw shared:1 - tmpfs tmpfs rw\n";
-        assert_eq!(file_system(mountinfo, 0, 22).as_deref(), Some("tmpfs"));
-        assert_eq!(file_system(mountinfo, 8, 1), None);
+        assert_eq!(type_of_mount(mountinfo, "23").as_deref(), Some("tmpfs"));
+        assert_eq!(type_of_mount(mountinfo, "2"), None);
     }
 
     #[test]
     fn what_is_no_file_on_device_mapper_is_refused() {
         let refused = |path: &str| Device::of(&File::open(path).unwrap(), Path::new(path)).err().unwrap().to_string();
         assert_eq!(refused("/"), "/: not a regular file");
-        assert!(refused("/proc/version").contains("(proc, on 0:"), "{}", refused("/proc/version"));
+        let proc = "/proc/version: its file system (proc) is on no block device of its own, so on no device-mapper device";
+        assert_eq!(refused("/proc/version"), proc);
     }
 }

@@ -26,14 +26,14 @@ fn main() -> ExitCode {
     log.say(
         1,
         format_args!(
-            "Starting dmfilemapd with pid={}, fd={}, group_id={} mode={}, path={}",
-            std::process::id(),
+            "Starting dmfilemapd with fd={}, group_id={} mode={}, path={}",
             args.descriptor,
             args.group,
             format!("{:?}", args.mode).to_lowercase(),
             args.path.display()
         ),
     );
+    log.say(2, format_args!("Process ID {}", std::process::id()));
     match monitor.run() {
         Ok(end) => {
             log.say(1, end);

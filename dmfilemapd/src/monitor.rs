@@ -73,7 +73,7 @@ pub fn find_group(device: &mut Device, id: u32) -> Result<Group, Error> {
 
 /// Looks for a group. Its absence is believed only when no daemon is in the middle of an update, in which a group may
 /// have another id for a moment.
-fn look_up(device: &mut Device, find: impl Fn(&[Region]) -> Option<Group>) -> Result<Option<Group>, Error> {
+fn look_up(device: &mut impl Kernel, find: impl Fn(&[Region]) -> Option<Group>) -> Result<Option<Group>, Error> {
     if let Some(group) = find(&update::list(device)?) {
         return Ok(Some(group));
     }
@@ -137,7 +137,7 @@ impl Monitor {
 
     fn look(&mut self) -> Result<Option<End>, Error> {
         let (id, named) = (self.group, &self.named);
-        let group = match look_up(&mut self.device, |regions| ours(regions, id, named)) {
+        let group = match look_up(&mut Told { device: &mut self.device, log: self.log }, |regions| ours(regions, id, named)) {
             Err(_) if !self.device.exists() => return Ok(Some(End::GroupRemoved)),
             group => group?,
         };
@@ -193,7 +193,8 @@ impl Monitor {
         // Gone with the file.
         let _lock = lock()?;
         // What another daemon did meanwhile counts.
-        let regions = update::list(&mut self.device)?;
+        let mut device = Told { device: &mut self.device, log: self.log };
+        let regions = update::list(&mut device)?;
         let Some(group) = ours(&regions, self.group, &self.named) else { return Ok(false) };
         let plan = Plan::new(&group, &self.extents);
         if plan.is_empty() {
@@ -203,7 +204,7 @@ impl Monitor {
         for extent in create {
             self.log.say(3, format_args!("New extent {extent}"));
         }
-        let id = match update::apply(&mut Told { device: &mut self.device, log: self.log }, &group, &plan) {
+        let id = match update::apply(&mut device, &group, &plan) {
             // dmstats knows nothing of the lock: if it has just deleted the group, the next look tells.
             Err(error) if !std::mem::replace(&mut self.refused, true) => {
                 self.log.warn(error);

@@ -1,7 +1,8 @@
 //! The devices that a table names, looked at before the kernel is asked: its own answer is an errno without a name.
 
 use super::error::Error;
-use super::table::Table;
+use super::stack;
+use super::table::{Line, Table};
 use super::target::{Device, Needed};
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -64,13 +65,27 @@ fn find(device: &Device) -> Result<Devno, String> {
     }
 }
 
-fn check_one(needed: &Needed<'_>, own: Option<Devno>) -> Result<(), String> {
-    let number = find(needed.device)?;
-    if own == Some(number) {
-        return Err("that is the device itself, it cannot stand on its own".into());
+/// What a person knows a device by.
+fn shown(devno: Devno) -> String {
+    let mapped = mapped_name(devno).map(|name| format!("“{name}”"));
+    mapped.or_else(|| kernel_name(devno)).unwrap_or_else(|| format!("{}:{}", devno.0, devno.1))
+}
+
+/// Makes sure that a device does not stand on `own`.
+fn check_above(devno: Devno, own: Devno) -> Result<(), String> {
+    match stack::way_down(&|devno| stack::below(Path::new("/sys"), devno), devno, own).as_deref() {
+        None => Ok(()),
+        Some([_]) => Err("that is the device itself, it cannot stand on its own".into()),
+        Some(way) => {
+            let way = way.iter().map(|devno| shown(*devno)).collect::<Vec<_>>().join(" on ");
+            Err(format!("that is {way}, the device itself: it cannot stand on its own"))
+        }
     }
+}
+
+fn check_size(needed: &Needed<'_>, devno: Devno) -> Result<(), String> {
     // A size that cannot be read is left to the kernel.
-    let size = fs::read_to_string(sysfs(number).join("size")).ok().and_then(|size| size.trim().parse::<u64>().ok());
+    let size = fs::read_to_string(sysfs(devno).join("size")).ok().and_then(|size| size.trim().parse::<u64>().ok());
     match size {
         Some(size) if size < needed.sectors => {
             Err(format!("it has {size} sectors, the table reaches to sector {} of it", needed.sectors))
@@ -79,16 +94,30 @@ fn check_one(needed: &Needed<'_>, own: Option<Devno>) -> Result<(), String> {
     }
 }
 
-/// Makes sure that every device that the table names is there and large enough. `own` is the device that gets it.
+fn refused(line: &Line, device: &Device, why: String) -> Error {
+    Error::Backing { device: device.to_string(), kind: line.target.kind().to_owned(), start: line.start, why }
+}
+
+/// Makes sure that every device that the table names is there and large enough, and none of them stands on `own`, the
+/// device that gets the table.
 pub fn check(table: &Table, own: Option<Devno>) -> Result<(), Error> {
     for line in table.lines() {
         for needed in line.target.needs(line.length) {
-            check_one(&needed, own).map_err(|why| Error::Backing {
-                device: needed.device.to_string(),
-                kind: line.target.kind().to_owned(),
-                start: line.start,
-                why,
-            })?;
+            let fits = find(needed.device).and_then(|devno| check_size(&needed, devno));
+            fits.map_err(|why| refused(line, needed.device, why))?;
+        }
+    }
+    own.map_or(Ok(()), |own| check_no_circle(table.lines(), own))
+}
+
+/// Makes sure that nothing in the lines stands on `own`. Of a target that has no type here, whatever names a block device
+/// is taken for one.
+pub(super) fn check_no_circle(lines: &[Line], own: Devno) -> Result<(), Error> {
+    for line in lines {
+        for device in line.target.devices(line.length) {
+            if let Ok(devno) = find(&device) {
+                check_above(devno, own).map_err(|why| refused(line, &device, why))?;
+            }
         }
     }
     Ok(())

@@ -4,6 +4,7 @@
 //! should be when they return. That wait has no bound of its own; here it gets one. The kernel gets none: a file system
 //! that is frozen writes all it has first, however long that takes.
 
+use super::backing;
 use super::error::{ENXIO, dm_text, errno};
 use devicemapper::{DM, DevId, DmError, DmNameBuf, DmOptions, DmResult, DmUuidBuf};
 use devicemapper::{DeviceInfo, DmFlags};
@@ -180,10 +181,11 @@ fn leads_to(link: &Path, minor: u32) -> bool {
     }
 }
 
-/// Takes away a `/dev/mapper/<name>` that leads nowhere, where no udev does it.
+/// Takes away a `/dev/mapper/<name>` that leads nowhere, a link or a node of its own, where no udev does it.
 pub fn forget_node(name: &str) {
     let link = node(name);
-    if link.is_symlink() && !link.exists() {
+    let kind = link.symlink_metadata().map(|metadata| metadata.file_type());
+    if kind.is_ok_and(|kind| kind.is_symlink() || kind.is_block_device()) && backing::devno(&link).is_err() {
         take_away(&link);
     }
 }

@@ -3,8 +3,9 @@
 //! An event says only “look”: the error ring is read by whoever owns the device.
 
 use crate::actuate::target_text::UUID_PREFIX;
+use crate::dm::events::{Change, Tracker, What};
+use crate::dm::{Error, Name};
 use crate::model::SetId;
-use devicemapper::{DM, DevId, DmError};
 use std::collections::HashMap;
 use std::io;
 use tokio::io::unix::AsyncFd;
@@ -27,98 +28,70 @@ pub enum DmEvent {
     },
 }
 
-/// What was last seen of one device-mapper device, keyed by its numbers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
-    name: String,
-    event_nr: Option<u32>,
-    /// `None`: not a device of ours.
-    set: Option<SetId>,
-}
-
-/// One device as device-mapper lists it.
-type Listed = (String, (u32, u32), Option<u32>);
-
-/// Remembers event numbers and tells what is new.
+/// The sets whose devices are there, by major and minor number.
 #[derive(Debug, Default)]
-struct Tracker {
-    seen: HashMap<(u32, u32), Seen>,
-}
+struct Ours(HashMap<(u32, u32), SetId>);
 
-impl Tracker {
-    /// Compares a new list with the last one. `set_of` tells the set of a device; it is asked for those that are new.
-    fn update(&mut self, listed: Vec<Listed>, set_of: impl Fn(&str) -> Option<SetId>) -> Vec<DmEvent> {
-        let mut events = Vec::new();
-        let mut before = std::mem::take(&mut self.seen);
-        for (name, devno, event_nr) in listed {
-            let old = before.remove(&devno);
-            let set = match &old {
-                // A number that runs backwards is another device with the same numbers.
-                Some(old) if old.name == name && old.event_nr <= event_nr => {
-                    if let Some(set) = old.set.filter(|_| old.event_nr != event_nr) {
-                        events.push(DmEvent::Look { set, name: name.clone() });
+impl Ours {
+    /// What changes of any devices mean for ours. `set_of` tells the set of a device; it is asked for those that are
+    /// new or have a new name.
+    fn events(&mut self, changes: Vec<Change>, set_of: impl Fn(&Name) -> Option<SetId>) -> Vec<DmEvent> {
+        let (mut events, mut gone) = (Vec::new(), Vec::new());
+        for change in changes {
+            match change.what {
+                What::Removed => gone.extend(self.0.remove(&change.devno())),
+                // One that is renamed while it is asked for is asked for again.
+                What::Created | What::Renamed { .. } if !self.0.contains_key(&change.devno()) => {
+                    if let Some(set) = set_of(&change.name) {
+                        self.0.insert(change.devno(), set);
                     }
-                    old.set
                 }
-                _ => {
-                    let set = set_of(&name);
-                    if let Some(gone) = old.and_then(|old| old.set).filter(|old| Some(*old) != set) {
-                        events.push(DmEvent::Gone { set: gone });
-                    }
-                    events.extend(set.map(|set| DmEvent::Look { set, name: name.clone() }));
-                    set
-                }
-            };
-            self.seen.insert(devno, Seen { name, event_nr, set });
+                _ => {}
+            }
+            if let Some(set) = self.0.get(&change.devno()) {
+                events.push(DmEvent::Look { set: *set, name: change.name.to_string() });
+            }
         }
+        // Renamed, and an event of it.
+        events.dedup();
         // A device that was made anew has other numbers: it is not gone.
-        let still: Vec<SetId> = self.seen.values().filter_map(|seen| seen.set).collect();
-        let gone = before.into_values().filter_map(|seen| seen.set).filter(|set| !still.contains(set));
-        events.extend(gone.map(|set| DmEvent::Gone { set }));
+        gone.retain(|set| !self.0.values().any(|still| still == set));
+        events.extend(gone.into_iter().map(|set| DmEvent::Gone { set }));
         events
     }
 }
 
 /// The set of a device-mapper device, if it is one of ours.
-fn set_of(dm: &DM, name: &str) -> Option<SetId> {
-    let name = devicemapper::DmName::new(name).ok()?;
-    let info = dm.device_info(&DevId::Name(name)).ok()?;
-    let uuid = info.uuid()?.to_string();
-    uuid::Uuid::try_parse(uuid.strip_prefix(UUID_PREFIX)?).ok().map(SetId)
-}
-
-fn other(error: DmError) -> io::Error {
-    io::Error::other(error)
+fn set_of(tracker: &Tracker, name: &Name) -> Option<SetId> {
+    let uuid = tracker.uuid(name)?;
+    uuid::Uuid::try_parse(uuid.as_str().strip_prefix(UUID_PREFIX)?).ok().map(SetId)
 }
 
 /// Announces events of our devices until the receiver is dropped; at first every device that is there. It has to run in
 /// a tokio runtime. The channel closes if device-mapper fails.
 pub fn watch() -> io::Result<mpsc::Receiver<DmEvent>> {
-    let dm = super::readable(DM::new().map_err(other)?)?;
+    let tracker = super::readable(Tracker::new().map_err(io::Error::other)?)?;
     let (sender, receiver) = mpsc::channel(64);
     tokio::spawn(async move {
-        if let Err(error) = run(&dm, &sender).await {
+        if let Err(error) = run(tracker, &sender).await {
             tracing::error!("device-mapper's events have ended: {error}");
         }
     });
     Ok(receiver)
 }
 
-async fn run(dm: &AsyncFd<DM>, sender: &mpsc::Sender<DmEvent>) -> io::Result<()> {
-    let mut tracker = Tracker::default();
+async fn run(mut tracker: AsyncFd<Tracker>, sender: &mpsc::Sender<DmEvent>) -> Result<(), Error> {
+    let mut ours = Ours::default();
     loop {
-        // Armed before the list is read: what happens after the list wakes us again.
-        dm.get_ref().arm_poll().map_err(other)?;
-        let listed = crate::dm::mapper::list(dm.get_ref()).map_err(io::Error::other)?;
-        let listed = listed.into_iter().map(|one| (one.name.to_string(), (one.major, one.minor), one.event_nr));
-        for event in tracker.update(listed.collect(), |name| set_of(dm.get_ref(), name)) {
+        let changes = tracker.get_mut().look()?;
+        for event in ours.events(changes, |name| set_of(tracker.get_ref(), name)) {
             if sender.send(event).await.is_err() {
                 return Ok(());
             }
         }
         tokio::select! {
-            // Readiness is forgotten before the poll is armed: an edge in between is not lost.
-            ready = dm.readable() => ready?.clear_ready(),
+            // Readiness is forgotten before the next look arms the descriptor: an edge in between is not lost.
+            ready = tracker.readable() => ready.map_err(|error| Error::NoDeviceMapper(error.to_string()))?.clear_ready(),
             () = sender.closed() => return Ok(()),
         }
     }
@@ -132,12 +105,12 @@ mod tests {
         SetId(uuid::Uuid::from_u128(n))
     }
 
-    fn listed(name: &str, minor: u32, nr: u32) -> Listed {
-        (name.into(), (253, minor), Some(nr))
+    fn change(name: &str, minor: u32, what: What) -> Change {
+        Change { name: Name::new(name).unwrap(), major: 253, minor, what }
     }
 
-    fn ours(name: &str) -> Option<SetId> {
-        match name {
+    fn of_name(name: &Name) -> Option<SetId> {
+        match name.as_str() {
             "a" => Some(set(1)),
             "b" => Some(set(2)),
             _ => None,
@@ -148,37 +121,40 @@ mod tests {
         DmEvent::Look { set: set(n), name: name.into() }
     }
 
-    #[test]
-    fn only_changes_of_our_devices_are_told() {
-        let mut tracker = Tracker::default();
-        let first = vec![listed("a", 0, 0), listed("root", 1, 0), listed("b", 2, 5)];
-        assert_eq!(tracker.update(first.clone(), ours), [look(1, "a"), look(2, "b")]);
-        assert_eq!(tracker.update(first, ours), []);
-        let second = vec![listed("a", 0, 1), listed("root", 1, 7), listed("b", 2, 5)];
-        assert_eq!(tracker.update(second, ours), [look(1, "a")]);
-        assert_eq!(tracker.update(vec![listed("b", 2, 5)], ours), [DmEvent::Gone { set: set(1) }]);
-    }
+    const EVENT: What = What::Event { from: 0, to: 1 };
 
     #[test]
-    fn known_devices_are_not_asked_again() {
-        let mut tracker = Tracker::default();
-        tracker.update(vec![listed("a", 0, 0)], ours);
-        assert_eq!(tracker.update(vec![listed("a", 0, 3)], |_| panic!("asked")), [look(1, "a")]);
+    fn only_changes_of_our_devices_are_told() {
+        let mut ours = Ours::default();
+        let all = [("a", 0), ("root", 1), ("b", 2)].map(|(name, minor)| change(name, minor, What::Created));
+        assert_eq!(ours.events(all.into(), of_name), [look(1, "a"), look(2, "b")]);
+        assert_eq!(ours.events(Vec::new(), of_name), []);
+        // Known devices are not asked again.
+        let events = vec![change("a", 0, EVENT), change("root", 1, EVENT)];
+        assert_eq!(ours.events(events, |_| panic!("asked")), [look(1, "a")]);
+        let gone = vec![change("a", 0, What::Removed), change("root", 1, What::Removed)];
+        assert_eq!(ours.events(gone, of_name), [DmEvent::Gone { set: set(1) }]);
     }
 
     #[test]
     fn numbers_that_are_used_again_are_another_device() {
-        let mut tracker = Tracker::default();
-        tracker.update(vec![listed("a", 0, 9)], ours);
-        assert_eq!(tracker.update(vec![listed("b", 0, 9)], ours), [DmEvent::Gone { set: set(1) }, look(2, "b")]);
-        assert_eq!(tracker.update(vec![listed("b", 0, 1)], ours), [look(2, "b")], "made anew under the same name");
-        assert_eq!(tracker.update(vec![listed("b", 4, 0)], ours), [look(2, "b")], "made anew with other numbers");
+        let mut ours = Ours::default();
+        let anew = |old, new, minor| vec![change(old, minor, What::Removed), change(new, minor, What::Created)];
+        ours.events(vec![change("a", 0, What::Created)], of_name);
+        assert_eq!(ours.events(anew("a", "b", 0), of_name), [look(2, "b"), DmEvent::Gone { set: set(1) }]);
+        assert_eq!(ours.events(anew("b", "b", 0), of_name), [look(2, "b")], "made anew under the same name");
+        let elsewhere = vec![change("b", 4, What::Created), change("b", 0, What::Removed)];
+        assert_eq!(ours.events(elsewhere, of_name), [look(2, "b")], "made anew with other numbers");
+        assert_eq!(ours.events(vec![change("b", 0, EVENT)], of_name), [], "its old numbers are a stranger's");
     }
 
     #[test]
     fn a_rename_is_no_loss() {
-        let mut tracker = Tracker::default();
-        tracker.update(vec![listed("a", 0, 1)], ours);
-        assert_eq!(tracker.update(vec![listed("c", 0, 1)], |_| Some(set(1))), [look(1, "c")]);
+        let mut ours = Ours::default();
+        ours.events(vec![change("a", 0, What::Created)], of_name);
+        let renamed = |name| vec![change(name, 0, What::Renamed { from: Name::new("x").unwrap() }), change(name, 0, EVENT)];
+        assert_eq!(ours.events(renamed("c"), |_| panic!("asked")), [look(1, "c")]);
+        let mut unknown = Ours::default();
+        assert_eq!(unknown.events(renamed("b"), of_name), [look(2, "b")], "its old name was gone when it was asked for");
     }
 }

@@ -2,9 +2,9 @@
 
 use super::devices::attribute;
 use crate::actuate::target_text::UUID_PREFIX;
+use crate::dm::{Error, Line, Mapper, Target};
 use crate::model::units::SECTOR_BYTES;
 use crate::model::{Extent, Sector, Sectors, SetId};
-use devicemapper::{DM, DevId, DmFlags, DmName, DmOptions};
 use std::fs::File;
 use std::ops::Range;
 use std::os::linux::fs::MetadataExt;
@@ -72,6 +72,12 @@ impl FileMap {
         let device = metadata.st_dev();
         let number = (rustix::fs::major(device), rustix::fs::minor(device));
         // Which device it is on comes first: that a file system has no extents to tell says less.
+        if number.0 == dmfilemapd::device::NO_DEVICE {
+            let kind = dmfilemapd::device::file_system(file).unwrap_or_else(|| "unknown".into());
+            return Err(NotOnASet(format!(
+                "its file system ({kind}) is on no block device of its own, so on none of remap-guardian"
+            )));
+        }
         let layer = |number| layer_of(Path::new("/sys"), number);
         trace(&layer, number, Vec::new())?;
         let extents =
@@ -155,29 +161,27 @@ fn layer_of(sysfs: &Path, (major, minor): Number) -> Layer {
     if let Some(set) = uuid.strip_prefix(UUID_PREFIX).and_then(|id| uuid::Uuid::try_parse(id).ok()) {
         return Layer::Set(SetId(set), path);
     }
-    match table(&name) {
+    match table((major, minor)) {
         Ok(lines) => linear(&lines).map_or_else(|kind| Layer::Other(format!("{} ({kind})", path.display())), Layer::Linear),
         Err(error) => Layer::Other(format!("{} (its table cannot be read: {error})", path.display())),
     }
 }
 
-type Line = (u64, u64, String, String);
-
-fn table(name: &str) -> Result<Vec<Line>, devicemapper::DmError> {
-    let options = DmOptions::default().set_flags(DmFlags::DM_STATUS_TABLE);
-    Ok(DM::new()?.table_status(&DevId::Name(DmName::new(name)?), options)?.1)
+fn table(number: Number) -> Result<Vec<Line>, Error> {
+    let name = Mapper::name_of(number).ok_or_else(|| Error::Missing(format!("{}:{}", number.0, number.1)))?;
+    Mapper::new()?.table(&name, false)
 }
 
-/// Reads a table of linear targets, `<major>:<minor> <start>`; names the first target that is another one.
+/// Reads a table of linear targets; names the first target that is another one.
 fn linear(lines: &[Line]) -> Result<Vec<Run>, String> {
-    let run = |(start, len, kind, params): &Line| {
-        let run = || {
-            let (device, at) = params.split_once(' ')?;
-            let (major, minor) = device.split_once(':')?;
-            let below = (major.parse().ok()?, minor.parse().ok()?);
-            Some(Run { start: *start, len: *len, below, at: at.trim().parse().ok()? })
+    let run = |line: &Line| {
+        // The kernel prints devices by their numbers.
+        let at = match &line.target {
+            Target::Linear(linear) => linear.device.devno().map(|below| (below, linear.offset)),
+            _ => None,
         };
-        if kind == "linear" { run().ok_or_else(|| format!("linear {params}")) } else { Err(format!("a “{kind}” volume")) }
+        let (below, at) = at.ok_or_else(|| format!("a “{}” volume", line.target.kind()))?;
+        Ok(Run { start: line.start, len: line.length, below, at })
     };
     lines.iter().map(run).collect()
 }
@@ -242,7 +246,7 @@ mod tests {
 
     #[test]
     fn tables_are_read() {
-        let line = |kind: &str, params: &str| (0, 8, kind.to_owned(), params.to_owned());
+        let line = |kind: &str, params: &str| Line::of_kernel(0, 8, kind, params);
         assert_eq!(linear(&[line("linear", "253:4 2048")]), Ok(vec![Run { start: 0, len: 8, below: (253, 4), at: 2048 }]));
         assert_eq!(linear(&[line("linear", "253:4 2048"), line("crypt", "…")]), Err("a “crypt” volume".into()));
         for bad in ["", "253:4", "sdb 0", "253:4 x"] {

@@ -1,8 +1,8 @@
 //! Verbs that change a device.
 
 use super::print_done;
-use crate::dm::mapper::Load;
-use crate::dm::{Mapper, Name, Table, Uuid, mapper};
+use crate::dm::change::{self, Load};
+use crate::dm::{Info, Mapper, Name, Table, Uuid};
 use anyhow::Context;
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
@@ -157,7 +157,7 @@ impl Remove {
         let mapper = Mapper::new()?;
         let name = mapper.find(&self.device)?;
         mapper.remove(&name)?;
-        print_done(json, &format!("{name} has gone"), &mapper::Info::missing(&name))
+        print_done(json, &format!("{name} has gone"), &Info::missing(&name))
     }
 }
 
@@ -185,7 +185,7 @@ impl Suspend {
     pub(super) fn run(&self, json: bool) -> anyhow::Result<ExitCode> {
         let mapper = Mapper::new()?;
         let name = mapper.find(&self.device)?;
-        let how = mapper::Suspend { no_flush: self.noflush, no_lockfs: self.nolockfs };
+        let how = change::Suspend { no_flush: self.noflush, no_lockfs: self.nolockfs };
         let info = mapper.suspend(&name, how)?;
         print_done(json, &format!("{name} is suspended: I/O to it waits"), &info)
     }

@@ -87,7 +87,7 @@ impl Wanted {
     /// Whether to tell it. A number that is free again can become a stranger's.
     fn takes(&mut self, change: &Change) -> bool {
         let Wanted::These(these) = self else { return true };
-        let devno = (change.major, change.minor);
+        let devno = change.devno();
         let takes = these.contains(&devno);
         if change.what == What::Removed {
             these.retain(|of| *of != devno);
@@ -114,10 +114,11 @@ fn sentence(change: &Change) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dm::Name;
 
     #[test]
     fn a_stranger_with_a_number_that_was_free_again_is_not_told() {
-        let change = |minor, what| Change { name: "x".into(), major: 253, minor, what };
+        let change = |minor, what| Change { name: Name::new("x").unwrap(), major: 253, minor, what };
         let mut wanted = Wanted::All;
         assert!(wanted.takes(&change(7, What::Removed)) && !wanted.is_nothing());
         wanted.add((253, 1));

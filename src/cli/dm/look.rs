@@ -2,7 +2,7 @@
 
 use super::{chosen, print_json};
 use crate::cli::text::table;
-use crate::dm::{Error, Line, Mapper, Name, Status as Said, backing, mapper};
+use crate::dm::{Error, Line, Mapper, Name, Status as Said, backing, look};
 use comfy_table::ContentArrangement;
 use std::io::Write;
 use std::path::Path;
@@ -193,7 +193,7 @@ impl Info {
         let mut all_there = true;
         for (n, name) in (0..).zip(chosen(&mapper, self.device.as_ref())?) {
             let info = match mapper.info(&name) {
-                Err(Error::Missing(_)) if self.device.is_some() => mapper::Info::missing(&name),
+                Err(Error::Missing(_)) if self.device.is_some() => look::Info::missing(&name),
                 other => match other.map(Some).or_else(|error| skipped(self.device.is_none(), error))? {
                     Some(info) => info,
                     None => continue,
@@ -213,7 +213,7 @@ impl Info {
     }
 }
 
-fn print_info(info: &mapper::Info) -> anyhow::Result<()> {
+fn print_info(info: &look::Info) -> anyhow::Result<()> {
     let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
     let mut rows = vec![("name", info.name.to_string()), ("exists", yes(info.exists))];
     if info.exists {

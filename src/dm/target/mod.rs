@@ -21,7 +21,7 @@ pub use snapshot::{Persistence, Snapshot};
 pub use thin::{Thin, ThinPool};
 pub use verity::Verity;
 
-use super::words::BadParams;
+use super::words::{BadParams, Words};
 use std::fmt;
 
 /// Declares the targets that have a type, so that none is forgotten in one of the places that go through them.
@@ -145,6 +145,15 @@ impl Target {
     /// Reads what a kernel printed. A kernel may know more than we do: what is not understood passes through.
     pub fn of_kernel(kind: &str, params: &str) -> Target {
         Target::parse(kind, params).unwrap_or_else(|_| Target::other(kind, params))
+    }
+
+    /// The devices that it names. Of a target that has no type here, every word that has the form of one.
+    pub(super) fn devices(&self, length: u64) -> Vec<Device> {
+        let Target::Other(other) = self else {
+            return self.needs(length).into_iter().map(|needed| needed.device.clone()).collect();
+        };
+        let words = Words::new("", &other.params).rest().into_iter().map(Device);
+        words.filter(|word| word.devno().is_some() || word.0.starts_with('/')).collect()
     }
 
     /// Whether its parameters may hold a key.

@@ -31,7 +31,7 @@ fn parse(lines: &str) -> Result<Vec<Value>> {
     lines.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
 }
 
-/// One guest serves all of this, for a boot costs more than the rest.
+/// One guest serves all of this, for a boot costs more than the rest. With RIG_SOAK set also what takes minutes.
 #[test]
 fn it_does_what_dmsetup_does() -> Result<()> {
     let payload = env::var_os("RIG_PAYLOAD").context("RIG_PAYLOAD is not set: run “make test”")?;
@@ -48,6 +48,10 @@ fn it_does_what_dmsetup_does() -> Result<()> {
     every_typed_target(&mut both)?;
     keys_are_hidden(&mut both)?;
     events(&mut both)?;
+    if env::var_os("RIG_SOAK").is_some() {
+        udev_that_hangs(&mut both)?;
+    }
+    without_udev(&mut both)?;
     ensure!(both.wrong.is_empty(), "{} of {} checks:\n{}", both.wrong.len(), both.checks, both.wrong.join("\n"));
     println!("{} checks", both.checks);
     Ok(())
@@ -311,10 +315,20 @@ fn names_and_uuids(both: &mut Both) -> Result<()> {
         let ours = both.dm(&format!("create --table '0 8 error' -- {quoted} && {list}"))?;
         let ours = ours.lines().last().unwrap_or_default().to_owned();
         both.same(&format!("the node of {name:?}"), &ours, theirs.trim());
-        let shown = both.dm(&format!(
-            "list --json && dmsetup info -c --noheadings -o mangled_name && remap-guardian dm remove -- {quoted}"
-        ))?;
-        both.check(shown.matches(&ours.replace('\\', "\\\\")).count() >= 1, format!("{ours} is listed: {shown}"));
+        let listed = both.json("list")?;
+        let named: Vec<&str> = listed.iter().filter_map(|device| device["name"].as_str()).collect();
+        let kernel = both.sh("dmsetup info -c --noheadings --manglename none -o name")?;
+        both.check(
+            named == [kernel.trim_end_matches('\n')] && named == [ours.as_str()],
+            format!("{named:?} is listed alone: {kernel:?}"),
+        );
+        // What is listed leads to the device, and so does what was typed.
+        for typed in [format!("'{ours}'"), quoted.clone()] {
+            let shown = both.dm(&format!("info --json -- {typed}"))?;
+            let info: Value = serde_json::from_str(&shown)?;
+            both.check(info["exists"] == true && info["name"] == ours.as_str(), format!("{typed} is found: {info}"));
+        }
+        both.dm(&format!("remove -- {quoted}"))?;
     }
     let long = "u".repeat(128);
     for uuid in ["MINE a/b", long.as_str()] {
@@ -521,6 +535,14 @@ fn events(both: &mut Both) -> Result<()> {
         going.contains("going (") && going.contains("has gone") && !going.contains("stranger (") && !going.contains("waits");
     both.check(ends, format!("it ends with its device: {going}"));
 
+    // The first table of a device is an event of it at most.
+    both.sh("remap-guardian dm create bare --notable
+        remap-guardian dm events bare --json >/root/bare 2>&1 & echo $! >/root/bare.pid; sleep 2
+        remap-guardian dm reload bare --table '0 8 error'; sleep 1; remap-guardian dm reload bare --table '0 8 zero'; sleep 1")?;
+    let bare = both.sh("kill -0 $(cat /root/bare.pid) && echo waits; cat /root/bare; remap-guardian dm remove bare")?;
+    let same = bare.contains("waits") && !bare.contains("created") && !bare.contains("removed");
+    both.check(same, format!("a device that gets its first table is still the same: {bare}"));
+
     let started = Instant::now();
     let late = both.vm.run("remap-guardian dm events one --count 1 --timeout 2")?;
     let took = started.elapsed();
@@ -613,7 +635,7 @@ fn bad_tables(both: &mut Both) -> Result<()> {
         both.refused("create wrong /root/table", says)?;
         both.refused("reload good /root/table", says)?;
     }
-    both.refused("reload good --table \"0 8 linear /dev/mapper/good 0\"", &["the device itself"])?;
+    circles(both)?;
     both.refused("create wrong /root/nosuch", &["/root/nosuch", "No such file"])?;
     both.refused("create wrong /root/binary", &["/root/binary"])?;
     both.refused("create wrong /root", &["/root"])?;
@@ -624,6 +646,40 @@ fn bad_tables(both: &mut Both) -> Result<()> {
     both.refused("reload good --table '0 8 unheard-of'", &["unknown target type"])?;
     both.sh("dmsetup clear good")?;
     both.dm("remove good")?;
+    Ok(())
+}
+
+/// Tables that would stand on their own device, in each way that leads there.
+fn circles(both: &mut Both) -> Result<()> {
+    both.refused("reload good --table '0 8 linear /dev/mapper/good 0'", &["/dev/mapper/good", "that is the device itself"])?;
+    both.dm(&format!("create top --table '0 {LEN} linear /dev/mapper/good 0'"))?;
+    both.dm("create roof --table '0 8 error' --table '8 8 linear /dev/mapper/top 0'")?;
+    let on_top = "that is “top” on “good”, the device itself";
+    both.refused("reload good --table '0 8 linear /dev/mapper/top 0'", &["/dev/mapper/top", on_top])?;
+    both.refused("reload good --inactive --table '0 8 linear /dev/mapper/top 0'", &["/dev/mapper/top", on_top])?;
+    both.refused("reload good --table '0 8 error' --table '8 8 linear /dev/mapper/roof 8'", &["“roof” on “top” on “good”"])?;
+    both.refused("reload top --table '0 8 striped 1 8 /dev/mapper/roof 0'", &["that is “roof” on “top”, the device itself"])?;
+    both.refused(
+        "reload good --table \"0 8 linear $(dmsetup info -c --noheadings --separator : -o major,minor top) 0\"",
+        &[on_top],
+    )?;
+    // A target that we have no type for.
+    both.refused("reload good --table '0 8 delay /dev/mapper/top 0 0'", &["delay target at sector 0", on_top])?;
+    // A device may stand on what stands beside it, and a table that only waits counts.
+    both.dm("reload roof --table '0 8 error'")?;
+    both.dm("reload roof --inactive --table '0 8 linear /dev/mapper/top 0'")?;
+    both.refused("reload top --table '0 8 linear /dev/mapper/roof 0'", &["“roof” on “top”"])?;
+    both.sh("dmsetup clear roof")?;
+    both.dm(&format!("reload top --table '0 8 linear /dev/mapper/roof 0' && remap-guardian dm reload top --table '0 {LEN} linear /dev/mapper/good 0'"))?;
+    // What somebody else has loaded is not put into force.
+    both.sh("dmsetup reload good --table '0 8 linear /dev/mapper/top 0'")?;
+    both.refused("resume good", &[on_top])?;
+    both.sh("dmsetup clear good")?;
+    // By way of a file.
+    both.sh("mkfs.ext4 -q -F /dev/mapper/top && mount /dev/mapper/top /mnt && head -c 1M /dev/zero >/mnt/file && losetup /dev/loop7 /mnt/file")?;
+    both.refused("reload good --table '0 8 linear /dev/loop7 0'", &["that is loop7 on “top” on “good”"])?;
+    both.sh("losetup -d /dev/loop7 && umount /mnt && udevadm settle")?;
+    both.dm("remove roof && remap-guardian dm remove top")?;
     Ok(())
 }
 
@@ -694,5 +750,81 @@ fn output_that_nobody_reads(both: &mut Both) -> Result<()> {
     let output = both.vm.run("remap-guardian dm list >/dev/full")?;
     both.check(output.status == 1 && output.stderr.contains("No space"), format!("a full disk is told: {output}"));
     both.dm("remove pipe")?;
+    Ok(())
+}
+
+/// A udev that is there and does not answer is waited for, but not for ever.
+fn udev_that_hangs(both: &mut Both) -> Result<()> {
+    both.sh("udevadm settle; kill -STOP $(pgrep -x systemd-udevd)")?;
+    for (verb, holds) in [
+        ("create hung --table '0 8 error'", "test -b /dev/mapper/hung && dmsetup info hung"),
+        ("rename hung loose", "test -b /dev/mapper/loose && dmsetup info loose"),
+        ("remove loose", "! dmsetup info loose 2>/dev/null"),
+    ] {
+        let began = Instant::now();
+        both.before = None;
+        let done = both.vm.run_for(Duration::from_secs(120), &format!("remap-guardian dm {verb} && {holds}"))?;
+        let (took, told) = (began.elapsed().as_secs(), done.stderr.contains("udev did not confirm it"));
+        both.check(done.success() && told && (29..60).contains(&took), format!("dm {verb}, {took} s: {done}"));
+    }
+    both.sh("kill -CONT $(pgrep -x systemd-udevd); dmsetup udevcomplete_all -y; udevadm settle")?;
+    let left = both.sh("ls /dev/mapper")?;
+    both.check(left == "control", format!("udev has caught up: {left}"));
+    Ok(())
+}
+
+/// Where udev does not run: an initramfs, a rescue system, a container. Nothing waits for it, and nodes come and go.
+fn without_udev(both: &mut Both) -> Result<()> {
+    let a = both.path("dm-a");
+    let a = both.sh(&format!("readlink -f {a}"))?;
+    let a = a.trim();
+    both.sh("udevadm settle; systemctl stop systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-udevd.service
+        ! pgrep -x systemd-udevd && ! test -e /run/udev/control")?;
+    let quick = Duration::from_secs(8);
+    let step = |both: &mut Both, verb: &str, nodes: &str, holds: &str| -> Result<()> {
+        let began = Instant::now();
+        let done = both.sh(&format!("timeout 20 remap-guardian dm {verb}"));
+        let took = began.elapsed();
+        both.check(done.is_ok() && took < quick, format!("without udev: dm {verb}, {} ms: {done:?}", took.as_millis()));
+        let found = both.sh("ls /dev/mapper | grep -vx control | paste -sd ' '")?;
+        both.same(&format!("nodes after dm {verb}"), found.trim(), nodes);
+        let held = both.vm.run(holds)?;
+        both.check(held.success(), format!("{holds}: {held}"));
+        let cookies = both.vm.run("dmsetup udevcookies | tail -n +2")?;
+        both.check(cookies.stdout.is_empty(), format!("no cookie stays behind: {cookies}"));
+        Ok(())
+    };
+    let leads = |name: &str| {
+        format!(
+            "test \"$(stat -Lc '%t:%T' /dev/mapper/{name})\" = \"$(printf '%x:%x' $(dmsetup info -c --noheadings --separator ' ' -o major,minor {name}))\""
+        )
+    };
+    step(both, &format!("create bare --table '0 {LEN} linear {a} 0'"), "bare", &leads("bare"))?;
+    step(both, "create later --notable", "bare", "true")?;
+    step(both, "reload later --table '0 8 zero'", "bare later", &leads("later"))?;
+    step(both, &format!("reload bare --table '0 {LEN} linear {a} 64'"), "bare later", &leads("bare"))?;
+    step(both, "suspend bare", "bare later", "true")?;
+    step(both, "resume bare", "bare later", "dd if=/dev/mapper/bare of=/dev/null bs=4k count=1 iflag=direct")?;
+    step(both, "rename bare new", "later new", &leads("new"))?;
+    // One name goes and another device takes it.
+    step(both, "rename later bare", "bare new", &leads("bare"))?;
+    step(both, "remove bare", "new", "! dmsetup info bare 2>/dev/null")?;
+    both.compare("new")?;
+    // A node of another kind: other tools make one of their own, no link.
+    let theirs = "dmsetup create theirs --table '0 8 error'; rm -f /dev/mapper/theirs
+        mknod /dev/mapper/theirs b $(dmsetup info -c --noheadings --separator ' ' -o major,minor theirs)";
+    both.sh(theirs)?;
+    step(both, "rename theirs ours --new-uuid MINE-bare", "new ours", &leads("ours"))?;
+    step(both, "remove ours", "new", "true")?;
+    both.sh(theirs)?;
+    step(both, "remove theirs", "new", "true")?;
+    step(both, "remove new", "", "true")?;
+    // What fails leaves no node.
+    let failed = both.vm.run("timeout 20 remap-guardian dm create wrong --table '0 8 unheard-of'; ls /dev/mapper; dmsetup ls")?;
+    both.check(failed.stdout == "control\nNo devices found" && failed.stderr.contains("unknown target"), format!("{failed}"));
+    both.sh("systemctl start systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-udevd.service && udevadm settle")?;
+    // It is back, and sees to nodes again.
+    both.dm("create back --table '0 8 error' && test -b /dev/mapper/back && test -e /dev/disk/by-id/dm-name-back")?;
+    both.dm("remove back && ! test -e /dev/mapper/back")?;
     Ok(())
 }

@@ -172,7 +172,7 @@ impl Trial {
             ("/srv/data/nosuch", "/srv/data/nosuch: No such file"),
             ("/srv/data", "/srv/data: not a regular file"),
             ("/srv/data/fifo", "/srv/data/fifo: not a regular file"),
-            ("/run/tmpfs", "/run/tmpfs: its file system is on 0:"),
+            ("/run/tmpfs", "/run/tmpfs: its file system (tmpfs) is on no block device"),
             ("/root/plain", "/root/plain: its file system is on /dev/vda"),
             ("/mnt/file", "/dev/mapper/striped (a “striped” volume)"),
             ("", "<PATH>"),
