@@ -11,6 +11,7 @@ pub mod dm;
 pub mod edge;
 pub mod engine;
 pub mod format;
+pub mod memory;
 pub mod model;
 pub mod plan;
 pub mod policy;
