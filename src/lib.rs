@@ -10,6 +10,7 @@ pub mod control;
 pub mod dm;
 pub mod edge;
 pub mod engine;
+pub mod failpoint;
 pub mod format;
 pub mod memory;
 pub mod model;

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each part of the crate with the parts it may use.
-const MAY_USE: [(&str, &[&str]); 17] = [
+const MAY_USE: [(&str, &[&str]); 18] = [
     ("model", &[]),
     ("config", &[]),
     ("dm", &[]),
+    ("failpoint", &[]),
     ("memory", &[]),
     ("edge", &["model"]),
     ("format", &["model"]),
@@ -16,13 +17,25 @@ const MAY_USE: [(&str, &[&str]); 17] = [
     ("triage", &["model"]),
     ("engine", &["edge", "model", "plan", "policy", "triage"]),
     ("store", &["edge", "model"]),
-    ("actuate", &["dm", "edge", "engine", "format", "memory", "model", "plan"]),
+    ("actuate", &["dm", "edge", "engine", "failpoint", "format", "memory", "model", "plan"]),
     ("sources", &["actuate", "dm", "edge", "memory", "model"]),
     ("control", &["edge", "engine", "model"]),
     (
         "runtime",
         &[
-            "actuate", "config", "control", "dm", "edge", "engine", "format", "memory", "model", "policy", "sources", "store",
+            "actuate",
+            "config",
+            "control",
+            "dm",
+            "edge",
+            "engine",
+            "failpoint",
+            "format",
+            "memory",
+            "model",
+            "policy",
+            "sources",
+            "store",
             "triage",
         ],
     ),

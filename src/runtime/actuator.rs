@@ -5,6 +5,7 @@ use super::daemon::Input;
 use crate::actuate::probe::Prober;
 use crate::actuate::steps::Actuator;
 use crate::engine::{CaseId, Event, Step};
+use crate::failpoint::reached;
 use crate::model::{Extent, SetId};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -93,7 +94,9 @@ pub fn start(
     let engine = critical.clone();
     let (trials, prober) = thread("prober", &stop, move |work| match work {
         Trial::Verify(spare, extents) => {
-            drop(out.send(Input::Verified { set, spare, verified: prober.verify(spare, extents) }));
+            let verified = prober.verify(spare, extents);
+            reached("verified");
+            drop(out.send(Input::Verified { set, spare, verified }));
         }
         Trial::Probe(case, extent) => drop(engine.event(Event::Done { set, case, outcome: prober.probe(extent) })),
     })?;

@@ -7,6 +7,7 @@ use super::seen::Place;
 use crate::actuate::probe::Verified;
 use crate::edge::ExtentState;
 use crate::engine::{Effect, Event};
+use crate::failpoint::reached;
 use crate::model::*;
 
 impl Daemon {
@@ -61,10 +62,9 @@ impl Daemon {
     }
 
     pub(super) fn mark(&self, set: SetId, spare: u16, extent: Extent, state: ExtentState) {
-        self.store.queue(move |store| {
-            if let Err(error) = store.mark(set, spare, extent, state) {
-                tracing::warn!(%extent, %error, "the allocator lags behind the spare until the next start");
-            }
+        self.store.queue(move |store| match store.mark(set, spare, extent, state) {
+            Ok(()) => reached("marked in use"),
+            Err(error) => tracing::warn!(%extent, %error, "the allocator lags behind the spare until the next start"),
         });
     }
 
@@ -72,7 +72,10 @@ impl Daemon {
         let Some(serving) = self.serving.get(&set) else { return };
         let (block, trials, out) = (serving.desc.block(), serving.trials.clone(), self.out.clone());
         self.store.queue(move |store| match store.reserve(set, spare, want, block) {
-            Ok(extents) => drop(trials.send(Trial::Verify(spare, extents))),
+            Ok(extents) => {
+                reached("batch reserved");
+                drop(trials.send(Trial::Verify(spare, extents)));
+            }
             Err(error) => {
                 tracing::warn!(%error, "no spare space could be reserved");
                 drop(out.send(Input::NoSpace { set, spare, not_rebuilt: None }));
@@ -152,10 +155,9 @@ impl Daemon {
         // The engine does not know the time of day.
         let entry = Entry { at: now(), ..entry };
         tracing::info!(set = %entry.name, "{}", entry.what.sentence());
-        self.store.queue(move |store| {
-            if let Err(error) = store.append(&entry) {
-                tracing::error!(%error, "history could not be written");
-            }
+        self.store.queue(move |store| match store.append(&entry) {
+            Ok(_) => reached("history appended"),
+            Err(error) => tracing::error!(%error, "history could not be written"),
         });
     }
 }
