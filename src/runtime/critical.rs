@@ -208,3 +208,56 @@ impl Owner {
         !lost
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Identity, Member, Millis, Secret, Sectors, SetDescription, SetName};
+    use crate::policy::Policy;
+
+    fn opened() -> (SetId, Event) {
+        let id = SetId(uuid::Uuid::from_u128(1));
+        let set = SetDescription {
+            id,
+            name: SetName::new("data").unwrap(),
+            main: Identity { sectors: Sectors(1 << 20), logical_block: 512, physical_block: 4096, ..Identity::default() },
+            spares: vec![Identity::default()],
+            secret: Secret([0; 16]),
+            geometry: Vec::new(),
+            created: Millis(0),
+        };
+        let policy = Box::new(Policy::test_balanced());
+        (id, Event::Opened { set: Box::new(set), remaps: Vec::new(), capacity: vec![Sectors(1 << 10)], policy })
+    }
+
+    #[tokio::test]
+    async fn the_thread_waits_for_nobody_and_says_what_was_lost() {
+        let (critical, mut reports, thread) = Critical::start(Engine::new()).unwrap();
+        let (set, opened) = opened();
+        critical.event(opened);
+        let more = 100;
+        for n in 0..REPORTS + more {
+            let (summary, worse) = ("SMART".into(), vec![format!("counter {n}")]);
+            critical.event(Event::Smart { set, member: Member::Main, summary, worse });
+        }
+        // Nobody has read a report so far.
+        assert_eq!(critical.ask(|engine| engine.sets().count()).await.unwrap(), 1);
+        let mut told = 0;
+        while reports.try_recv().is_ok() {
+            told += 1;
+        }
+        critical.event(Event::Smart { set, member: Member::Main, summary: String::new(), worse: vec!["last".into()] });
+        critical.stop();
+        let (mut lost, mut last) = (0, 0);
+        while let Some(report) = reports.recv().await {
+            match report {
+                Report::Lost(count) => lost += count,
+                _ => last += 1,
+            }
+        }
+        thread.join().unwrap();
+        assert_eq!(told, REPORTS);
+        assert!(lost >= more as u64 && last > 0, "{lost} lost, {last} more");
+        assert!(!critical.event(Event::Tick), "it has ended");
+    }
+}
