@@ -38,7 +38,10 @@ impl Daemon {
     /// Remembers a place in a device's error ring once everything before it is in history.
     pub(super) fn saw(&self, set: SetId, instance: &str, next: u64) {
         let (seen, place) = (self.seen.clone(), Place { instance: instance.to_owned(), next });
-        self.store.queue(move |_| seen.note(set, place));
+        self.store.queue(move |store| match store.flush() {
+            Ok(()) => seen.note(set, place),
+            Err(error) => tracing::warn!(%error, "the next run will read old error records again"),
+        });
     }
 
     fn run_effect(&mut self, effect: Effect) {

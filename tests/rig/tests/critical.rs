@@ -81,8 +81,8 @@ const STEPS: [&str; 11] = [
     "sealed",
     "record written",
     "add_remap sent",
-    "marked in use",
     "history appended",
+    "marked in use",
     "batch reserved",
     "verified",
 ];
