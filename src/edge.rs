@@ -196,6 +196,8 @@ pub trait Store: Send {
     fn in_use(&self, set: SetId, spare: u16) -> Result<Vec<Served>, StoreError>;
     /// Appends to the history; returns the entry's number.
     fn append(&self, entry: &Entry) -> Result<u64, StoreError>;
+    /// Makes everything durable, history too.
+    fn flush(&self) -> Result<(), StoreError>;
     /// History entries, oldest first: the last `limit` of those at or after `since` of `set` (all sets if none).
     fn history(&self, set: Option<SetId>, since: Millis, limit: usize) -> Result<Vec<Entry>, StoreError>;
     /// The first `limit` history entries whose number is above `number`, oldest first.

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each part of the crate with the parts it may use.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 18] = [
     ("model", &[]),
     ("config", &[]),
     ("dm", &[]),
+    ("failpoint", &[]),
+    ("memory", &[]),
     ("edge", &["model"]),
     ("format", &["model"]),
     ("plan", &["model"]),
@@ -15,14 +17,29 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ("triage", &["model"]),
     ("engine", &["edge", "model", "plan", "policy", "triage"]),
     ("store", &["edge", "model"]),
-    ("actuate", &["dm", "edge", "engine", "format", "model", "plan"]),
-    ("sources", &["actuate", "dm", "edge", "model"]),
+    ("actuate", &["dm", "edge", "engine", "failpoint", "format", "memory", "model", "plan"]),
+    ("sources", &["actuate", "dm", "edge", "memory", "model"]),
     ("control", &["edge", "engine", "model"]),
     (
         "runtime",
-        &["actuate", "config", "control", "dm", "edge", "engine", "format", "model", "policy", "sources", "store", "triage"],
+        &[
+            "actuate",
+            "config",
+            "control",
+            "dm",
+            "edge",
+            "engine",
+            "failpoint",
+            "format",
+            "memory",
+            "model",
+            "policy",
+            "sources",
+            "store",
+            "triage",
+        ],
     ),
-    ("cli", &["actuate", "config", "control", "dm", "edge", "model", "policy", "runtime", "sources", "store"]),
+    ("cli", &["actuate", "config", "control", "dm", "edge", "memory", "model", "policy", "runtime", "sources", "store"]),
     ("sim", &["actuate", "edge", "engine", "format", "model", "plan", "policy", "store", "triage"]),
 ];
 

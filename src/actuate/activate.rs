@@ -11,6 +11,7 @@ use super::partitions;
 use super::target_text::{self as text, BadTable, Bounds, TARGET_TYPE, UUID_PREFIX};
 use crate::dm::error::{dm_text, errno};
 use crate::dm::udev::{self, Id};
+use crate::memory::for_a_child;
 use crate::model::{SetDescription, SetId, SetName};
 use devicemapper::{DM, DevId, Device, DeviceInfo, DmError, DmFlags, DmName, DmOptions, DmResult, DmUdevFlags, DmUuidBuf};
 use std::process::{Command, Stdio};
@@ -111,7 +112,9 @@ fn has_target(dm: &DM) -> Result<bool, ActivateError> {
 /// Loads a module; the answer is what modprobe said.
 fn modprobe(module: &str) -> String {
     let run = |program| {
-        Command::new(program).args(["--", module]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output()
+        let mut command = Command::new(program);
+        command.args(["--", module]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        for_a_child(|| command.output())
     };
     // PATH need not hold sbin.
     match run("modprobe").or_else(|_| run("/sbin/modprobe")) {
@@ -279,7 +282,8 @@ fn resume(uuid: &DmUuidBuf, flags: DmUdevFlags) -> DmResult<()> {
 /// are used up. dmsetup can. udev then hears of it by a plain event, which our rules understand.
 fn resume_without_cookie(uuid: &DmUuidBuf) -> bool {
     let device = uuid.to_string();
-    let run = |program| Command::new(program).args(["resume", "--noudevsync", "-u", &device]).stdin(Stdio::null()).output();
+    let resume = |program| Command::new(program).args(["resume", "--noudevsync", "-u", &device]).stdin(Stdio::null()).output();
+    let run = |program| for_a_child(|| resume(program));
     let output = run("dmsetup").or_else(|_| run("/sbin/dmsetup"));
     let resumed = output.is_ok_and(|output| output.status.success());
     tracing::warn!(device, resumed, "the device had to be resumed by dmsetup");

@@ -8,6 +8,9 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+/// Stack of the reading thread; all of it is locked in memory.
+const STACK: usize = 256 << 10;
+
 type Answer = (u64, Result<Vec<u8>, IoError>);
 
 /// A [`DirectDevice`] with [`BlockIo::read_within`].
@@ -28,7 +31,7 @@ impl ImpatientDevice {
     pub fn new(device: DirectDevice, reader: DirectDevice) -> std::io::Result<ImpatientDevice> {
         let (requests, queue) = mpsc::channel::<(u64, Sector, usize)>();
         let (answer, answers) = mpsc::channel();
-        std::thread::Builder::new().name("reader".into()).spawn(move || {
+        std::thread::Builder::new().name("reader".into()).stack_size(STACK).spawn(move || {
             for (number, at, bytes) in queue {
                 let mut buf = vec![0; bytes];
                 let read = reader.read(at, &mut buf).map(|()| buf);

@@ -5,6 +5,7 @@ use super::salvage::{answers_elsewhere, read_what_can_be_read};
 use super::spare_table::{CommitError, SpareTable};
 use crate::edge::{BlockIo, FenceId, IoError, Target, TargetFault};
 use crate::engine::{Outcome, Step};
+use crate::failpoint::reached;
 use crate::format::lost_mark;
 use crate::model::{Extent, Remap, Secret, Sectors, SetDescription};
 use crate::plan::spare_len;
@@ -44,12 +45,18 @@ impl Actuator {
     pub fn run(&mut self, step: &Step) -> Outcome {
         match step {
             Step::Fence(extent) => match self.target.fence(*extent, FENCE_MS) {
-                Ok(fence) => Outcome::Fenced(fence),
+                Ok(fence) => {
+                    reached("fence");
+                    Outcome::Fenced(fence)
+                }
                 Err(fault) => failed("could not fence the range", &fault),
             },
             Step::Salvage { fence, remap, medium, covered } => self.salvage(*fence, remap, *medium, covered),
             Step::Seal(fence) => match self.target.seal(*fence) {
-                Ok(()) => Outcome::Sealed,
+                Ok(()) => {
+                    reached("sealed");
+                    Outcome::Sealed
+                }
                 Err(fault) => failed("could not seal the fence", &fault),
             },
             Step::Commit(remap) => self.commit(*remap),
@@ -65,6 +72,7 @@ impl Actuator {
                     failed("the record is durable but the target did not take the remap", &fault)
                 }
                 _ => {
+                    reached("add_remap sent");
                     self.mirror(remap.spare);
                     Outcome::Live
                 }
@@ -85,6 +93,7 @@ impl Actuator {
         if let Err(fault) = self.target.await_drained(fence) {
             return failed("the fence was not drained in time", &fault);
         }
+        reached("drained");
         if !medium && !answers_elsewhere(self.main.as_ref(), remap.main) {
             return Outcome::Failed("main does not answer elsewhere either: it is gone, not just bad here".into());
         }
@@ -101,8 +110,9 @@ impl Actuator {
         content.resize(spare_len(remap.main.len(), self.block).bytes() as usize, 0);
         let spare = &self.spares[remap.spare as usize];
         let spare_extent = remap.spare_extent();
-        match spare.io.write(remap.at, &content).and_then(|()| spare.io.flush()) {
-            Ok(()) => {}
+        let written = spare.io.write(remap.at, &content).map(|()| reached("salvage written"));
+        match written.and_then(|()| spare.io.flush()) {
+            Ok(()) => reached("salvage flushed"),
             Err(IoError::Medium(error)) if answers_elsewhere(spare.io.as_ref(), spare_extent) => {
                 return Outcome::SpareFailed(format!("spare {} at sector {}: {error}", remap.spare, remap.at));
             }
@@ -120,7 +130,10 @@ impl Actuator {
         let remap = Remap { seq, ..remap };
         let spare = &mut self.spares[remap.spare as usize];
         match spare.table.commit(spare.io.as_ref(), remap) {
-            Ok(()) => Outcome::Committed(remap),
+            Ok(()) => {
+                reached("record written");
+                Outcome::Committed(remap)
+            }
             Err(CommitError::NotWritten(reason)) => Outcome::NotCommitted(reason.to_string()),
             Err(CommitError::Unknown(reason)) => match spare.table.settle(spare.io.as_ref()) {
                 Ok(()) => Outcome::NotCommitted(reason.to_string()),

@@ -9,7 +9,9 @@ use crate::edge::{ErrorPage, Fence, FenceId, Target, TargetFault, TargetStatus};
 use crate::format::table_checksum;
 use crate::model::{Extent, Remap, Secret, SetId, SetName};
 use devicemapper::{DM, DevId, DmError, DmFlags, DmName, DmOptions, DmUuid, DmUuidBuf};
+use rustix::event::{PollFd, PollFlags, poll};
 use std::fmt::Write as _;
+use std::time::Duration;
 
 const EPERM: i32 = 1;
 const ENOENT: i32 = 2;
@@ -91,6 +93,19 @@ impl DmTarget {
     pub fn share(&self) -> Result<DmTarget, TargetFault> {
         let (uuid, instance, token) = (self.uuid.clone(), self.instance.clone(), self.token.clone());
         Ok(DmTarget { dm: context()?, uuid, instance, token })
+    }
+
+    /// Makes this handle ready for [`DmTarget::wait`]. To be called before looking: what happens after it ends the wait.
+    pub fn arm(&self) -> Result<(), TargetFault> {
+        self.dm.arm_poll().map(drop).map_err(|error| dm_fault("arm", &error))
+    }
+
+    /// Waits until a device-mapper device has an event, this one or another, or the time has passed.
+    pub fn wait(&self, bound: Duration) {
+        let mut fds = [PollFd::new(self.dm.file(), PollFlags::IN)];
+        let bound = rustix::time::Timespec::try_from(bound).ok();
+        // Whatever the answer is, looking is right.
+        let _ = poll(&mut fds, bound.as_ref());
     }
 
     /// The instance this owner belongs to: a new one means that the device was made anew.

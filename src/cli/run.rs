@@ -1,9 +1,14 @@
 //! `remap-guardian run`: the daemon.
 
 use crate::config::Settings;
+use crate::memory;
+use crate::runtime::{self, Log};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
+
+/// Stack of a thread of tokio. All of it is locked in memory.
+const STACK: usize = 512 << 10;
 
 /// Options of `run`.
 #[derive(Debug, clap::Args)]
@@ -21,22 +26,28 @@ pub fn main(args: &Args, settings: Settings) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(rustix::process::geteuid().is_root(), "the daemon needs root\n  next: systemctl start remap-guardian");
     let wanted = args.log.as_ref().unwrap_or(&settings.log);
     let filter = EnvFilter::try_new(wanted).map_err(|error| anyhow::anyhow!("log = {wanted}: {error}"))?;
+    let settings = match args.early {
+        false => settings,
+        true => match runtime::begin(settings)? {
+            Some(settings) => settings,
+            None => return Ok(ExitCode::SUCCESS),
+        },
+    };
+    // Before any thread is started.
+    let not_held = memory::hold();
+    let lines = Log::start(std::io::stderr())?;
     // The journal adds the time itself.
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(lines.clone());
     if std::io::stderr().is_terminal() {
         log.init();
     } else {
         log.with_ansi(false).without_time().init();
     }
-    let early = args.early;
-    let settings = match early {
-        false => settings,
-        true => match crate::runtime::begin(settings)? {
-            Some(settings) => settings,
-            None => return Ok(ExitCode::SUCCESS),
-        },
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(crate::runtime::run(settings, early))?;
-    Ok(ExitCode::SUCCESS)
+    for why in not_held {
+        tracing::warn!("a cure may have to wait for a disk that is failing itself: {why}");
+    }
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_stack_size(STACK).enable_all().build()?;
+    let ended = tokio.block_on(runtime::run(settings, args.early));
+    lines.flush();
+    ended.map(|()| ExitCode::SUCCESS)
 }

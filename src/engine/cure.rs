@@ -219,9 +219,11 @@ impl SetState {
                     took_ms: now.0.saturating_sub(case.fault.at.0),
                     evidence,
                 };
+                // History first: the mark is made durable, and with it what came before. A remap that the next run finds unmarked
+                // it tells of; one that is marked but in no entry, nobody would.
                 let mut effects = vec![
-                    Effect::MarkInUse { set: self.id(), remap },
                     Effect::Record(self.entry(now, what)),
+                    Effect::MarkInUse { set: self.id(), remap },
                     Effect::SampleSmart { set: self.id() },
                 ];
                 effects.extend(self.usage_alert(now, remap.spare));

@@ -115,6 +115,11 @@ impl SetState {
         &self.policy
     }
 
+    /// Whether every error that was reported has come to an end.
+    pub fn is_settled(&self) -> bool {
+        self.waiting.is_empty() && self.cases.is_empty()
+    }
+
     /// Live remaps in order of main sectors.
     pub fn remaps(&self) -> impl Iterator<Item = &Remap> {
         self.remaps.values()

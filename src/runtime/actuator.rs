@@ -1,9 +1,11 @@
 //! Two threads per set for its disks: the actuator cures, in order; the prober does what no application waits for.
 
+use super::critical::{self, Critical};
 use super::daemon::Input;
 use crate::actuate::probe::Prober;
 use crate::actuate::steps::Actuator;
 use crate::engine::{CaseId, Event, Step};
+use crate::failpoint::reached;
 use crate::model::{Extent, SetId};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -68,14 +70,20 @@ impl Hands {
 }
 
 /// Starts the threads.
-pub fn start(set: SetId, mut actuator: Actuator, mut prober: Prober, out: UnboundedSender<Input>) -> std::io::Result<Hands> {
+pub fn start(
+    set: SetId,
+    mut actuator: Actuator,
+    mut prober: Prober,
+    critical: &Critical,
+    out: UnboundedSender<Input>,
+) -> std::io::Result<Hands> {
     let stop = Arc::new(AtomicBool::new(false));
-    let results = out.clone();
+    let engine = critical.clone();
     let (cures, actuator) = thread("actuator", &stop, move |work| match work {
         Cure::Step(case, step) => {
             let outcome = actuator.run(&step);
             tracing::debug!(?step, ?outcome, "step");
-            drop(results.send(Input::Engine(Event::Done { set, case, outcome })));
+            engine.event(Event::Done { set, case, outcome });
         }
         Cure::Retry(extent) => {
             if let Err(fault) = actuator.retry(extent) {
@@ -83,12 +91,14 @@ pub fn start(set: SetId, mut actuator: Actuator, mut prober: Prober, out: Unboun
             }
         }
     })?;
-    let (trials, prober) = thread("prober", &stop, move |work| {
-        let input = match work {
-            Trial::Verify(spare, extents) => Input::Verified { set, spare, verified: prober.verify(spare, extents) },
-            Trial::Probe(case, extent) => Input::Engine(Event::Done { set, case, outcome: prober.probe(extent) }),
-        };
-        drop(out.send(input));
+    let engine = critical.clone();
+    let (trials, prober) = thread("prober", &stop, move |work| match work {
+        Trial::Verify(spare, extents) => {
+            let verified = prober.verify(spare, extents);
+            reached("verified");
+            drop(out.send(Input::Verified { set, spare, verified }));
+        }
+        Trial::Probe(case, extent) => drop(engine.event(Event::Done { set, case, outcome: prober.probe(extent) })),
     })?;
     Ok(Hands { cures, trials, stop, threads: Stopping([actuator, prober]) })
 }
@@ -101,5 +111,5 @@ fn thread<T: Send + 'static>(
     let (send, queue) = mpsc::channel();
     let stop = stop.clone();
     let run = move || queue.into_iter().take_while(|_| !stop.load(Ordering::Acquire)).for_each(&mut work);
-    Ok((send, std::thread::Builder::new().name(name.into()).spawn(run)?))
+    Ok((send, critical::thread(name, run)?))
 }

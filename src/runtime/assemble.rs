@@ -1,6 +1,8 @@
 //! From disks to an open device: finds sets by what is written on their spares, checks every member,
 //! loads the table, opens. Never opens a device whose table is not known completely (S4, S8).
 
+use super::seen::Seen;
+use super::watcher::From;
 use crate::actuate::impatient::ImpatientDevice;
 use crate::actuate::probe::Prober;
 use crate::actuate::steps::Actuator;
@@ -9,7 +11,7 @@ use crate::actuate::target_text::{Bounds, dm_uuid};
 use crate::actuate::{Access, DirectDevice, NoHeader, activate, read_header, reconcile};
 use crate::config::Settings;
 use crate::edge::{FoundDevice, Target};
-use crate::model::{Remap, Sectors, SetDescription, SetId};
+use crate::model::{Remap, Sectors, SetDescription, SetId, TargetError, TargetErrorKind};
 use crate::sources::in_use;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -121,9 +123,9 @@ pub struct Opened {
     /// For the prober's thread.
     pub prober: Prober,
     /// For the watcher's thread.
-    pub watcher: Box<dyn Target>,
-    /// First error record to look at.
-    pub since: u64,
+    pub watcher: DmTarget,
+    /// Where it begins to read.
+    pub from: From,
     /// The device was open already; these differences were mended.
     pub adopted: Option<Vec<String>>,
 }
@@ -138,7 +140,7 @@ pub enum Writes {
 }
 
 /// Opens a complete set, or takes over its device if it is open already.
-pub fn open(candidate: &Candidate, settings: &Settings, writes: Writes) -> Result<Opened, String> {
+pub fn open(candidate: &Candidate, settings: &Settings, seen: &Seen, writes: Writes) -> Result<Opened, String> {
     candidate.complete()?;
     let desc = candidate.desc.clone();
     let main = candidate.main.clone()?;
@@ -164,19 +166,19 @@ pub fn open(candidate: &Candidate, settings: &Settings, writes: Writes) -> Resul
     });
     let (mut open_spares, remaps) = reconcile::open_tables(&desc, nodes.collect::<Result<_, String>>()?)?;
     let fresh = make_device(&desc, &main, &spares, settings)?;
-    let taken = take_device(&desc, &remaps, fresh);
+    let taken = take_device(&desc, &remaps, fresh, seen);
     if fresh && taken.is_err() {
         // Nothing half-done stays: a closed device would only make I/O wait.
         if let Err(error) = activate::remove(&desc.name) {
             tracing::warn!(name = %desc.name, %error, "a device that nobody serves stays behind");
         }
     }
-    let Taken { target, watcher, adopted, since } = taken?;
+    let Taken { target, watcher, adopted, from } = taken?;
     if writes == Writes::Yes {
         reconcile::mirror(&mut open_spares);
     }
     let actuator = Actuator::new(&desc, Box::new(target), Box::new(main_io), open_spares);
-    Ok(Opened { desc, main, spares, remaps, actuator, prober, watcher: Box::new(watcher), since, adopted })
+    Ok(Opened { desc, main, spares, remaps, actuator, prober, watcher, from, adopted })
 }
 
 /// Opens the node of a member, if the device that was looked at is still behind it.
@@ -208,10 +210,10 @@ struct Taken {
     target: DmTarget,
     watcher: DmTarget,
     adopted: Option<Vec<String>>,
-    since: u64,
+    from: From,
 }
 
-fn take_device(desc: &SetDescription, remaps: &[Remap], fresh: bool) -> Result<Taken, String> {
+fn take_device(desc: &SetDescription, remaps: &[Remap], fresh: bool, seen: &Seen) -> Result<Taken, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let target = DmTarget::own_set(desc.id).map_err(|fault| text(&fault))?;
     let watcher = target.share().map_err(|error| text(&error))?;
@@ -219,10 +221,18 @@ fn take_device(desc: &SetDescription, remaps: &[Remap], fresh: bool) -> Result<T
     // Also for a device that was left suspended, or whose opening udev has not been told of.
     activate::open(&desc.name).map_err(|error| text(&error))?;
     if fresh {
-        return Ok(Taken { target, watcher, adopted: None, since: 1 });
+        return Ok(Taken { target, watcher, adopted: None, from: From { since: 1, held_since: 1 } });
+    }
+    let mut mended = loaded.mended;
+    let from = From { since: seen.next(desc.id, target.instance()), held_since: loaded.next_error };
+    let before = target.errors(from.since).map_err(|fault| text(&fault))?;
+    let told_late = |record: &&TargetError| record.kind != TargetErrorKind::Held && record.seq < loaded.next_error;
+    match before.records.iter().filter(told_late).count() {
+        0 => {}
+        count => mended.push(format!("{count} error records were not read before this run: what they say follows")),
     }
     reconcile::try_held_again(&target, desc)?;
-    Ok(Taken { target, watcher, adopted: Some(loaded.mended), since: loaded.next_error })
+    Ok(Taken { target, watcher, adopted: Some(mended), from })
 }
 
 /// Sectors of each spare that can serve main.

@@ -1,9 +1,11 @@
-//! The daemon's own task: the one owner of the engine. Inputs come in, effects go out.
+//! The daemon's own task: everything that may wait hangs off it. The engine has a thread of its own (see [`super::critical`]).
 
-use super::actuator::{Hands, Stopping};
+use super::actuator::{Stopping, Trial};
 use super::assemble::{Candidate, Opened};
+use super::critical::{Critical, Report};
+use super::seen::Seen;
 use super::storekeeper::Storekeeper;
-use super::{early, inputs, lock};
+use super::{early, inputs, lock, watchdog};
 use crate::actuate::probe::Verified;
 use crate::config::Settings;
 use crate::control::{self, Reason};
@@ -16,12 +18,10 @@ use anyhow::Context;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
 
 /// Everything that can wake the daemon.
 pub enum Input {
-    /// For the engine.
-    Engine(Event),
     /// The store could not say what is free on a spare, so nothing of it can be reserved.
     NoSpace {
         /// The set.
@@ -62,8 +62,6 @@ pub enum Input {
     },
     /// A line of the kernel log.
     Kernel(KernelNote),
-    /// A device-mapper device had an event.
-    DmEvent(SetId),
     /// A SMART sample was read.
     Smart(inputs::Sample),
     /// A request on the control socket.
@@ -88,10 +86,11 @@ pub enum Input {
 
 /// A set that is served.
 pub(super) struct Serving {
+    pub(super) desc: SetDescription,
     pub(super) main: FoundDevice,
     pub(super) spares: Vec<FoundDevice>,
-    pub(super) hands: Hands,
-    pub(super) poke: mpsc::Sender<()>,
+    pub(super) trials: mpsc::Sender<Trial>,
+    pub(super) instance: String,
     pub(super) smart_due: Millis,
 }
 
@@ -117,7 +116,8 @@ impl Claims {
 /// The daemon.
 pub(super) struct Daemon {
     pub(super) settings: Settings,
-    pub(super) engine: Engine,
+    pub(super) critical: Critical,
+    pub(super) seen: Seen,
     pub(super) policies: Policies,
     pub(super) store: Storekeeper,
     pub(super) serving: BTreeMap<SetId, Serving>,
@@ -162,9 +162,6 @@ pub(super) fn uptime() -> Millis {
     Millis(time.tv_sec.max(0) as u64 * 1_000 + time.tv_nsec.max(0) as u64 / 1_000_000)
 }
 
-/// How long a stop waits for cures that are under way.
-const STOP_MS: u64 = 5_000;
-
 /// How long after a failure the store is asked again.
 pub(super) const ASK_MS: u64 = 60_000;
 
@@ -188,8 +185,11 @@ pub async fn run(settings: Settings, early: bool) -> anyhow::Result<()> {
     }
     let (out, mut inputs) = tokio::sync::mpsc::unbounded_channel();
     inputs::start(&settings, &out, listener);
+    let (critical, mut reports, engine) = Critical::start(Engine::new())?;
+    watchdog::start(critical.clone())?;
     let mut daemon = Daemon {
-        engine: Engine::new(),
+        critical,
+        seen: Seen::load(&settings.run_dir),
         policies,
         store,
         serving: BTreeMap::new(),
@@ -214,7 +214,9 @@ pub async fn run(settings: Settings, early: bool) -> anyhow::Result<()> {
     if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "systemd was not told");
     }
-    daemon.serve(&mut inputs).await?;
+    daemon.serve(&mut inputs, &mut reports).await?;
+    // It has ended, or there would be reports.
+    engine.join().map_err(|_| anyhow::anyhow!("the engine's thread has failed"))?;
     tracing::info!("stopping; devices stay open, what is held gets its error when the lease ends");
     let store_open = daemon.store.is_open();
     drop(daemon);
@@ -226,48 +228,44 @@ pub async fn run(settings: Settings, early: bool) -> anyhow::Result<()> {
 }
 
 impl Daemon {
-    async fn serve(&mut self, inputs: &mut UnboundedReceiver<Input>) -> anyhow::Result<()> {
+    async fn serve(&mut self, inputs: &mut UnboundedReceiver<Input>, reports: &mut Receiver<Report>) -> anyhow::Result<()> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut stop = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut reload = signal(SignalKind::hangup())?;
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // Cures that are under way are brought to their end, so that history tells of them.
-        let mut end = None;
-        while end.is_none_or(|end| uptime() < end && self.engine.sets().any(|set| set.is_curing())) {
+        loop {
             tokio::select! {
-                _ = stop.recv() => end = Some(Millis(uptime().0 + STOP_MS)),
-                _ = interrupt.recv() => end = Some(Millis(uptime().0 + STOP_MS)),
+                // Cures that are under way are brought to their end, so that history tells of them; then the reports end.
+                _ = stop.recv() => self.critical.stop(),
+                _ = interrupt.recv() => self.critical.stop(),
                 _ = reload.recv() => drop(self.reload()),
                 _ = tick.tick() => self.tick(),
+                report = reports.recv() => match report {
+                    Some(report) => self.hear(report),
+                    None => return Ok(()),
+                },
                 Some(input) = inputs.recv() => self.take(input),
             }
         }
-        Ok(())
     }
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Engine(event) => self.apply(event),
             Input::NoSpace { set, spare, not_rebuilt } => self.no_space(set, spare, not_rebuilt),
             Input::Verified { set, spare, verified } => self.verified(set, spare, verified),
             Input::Space { set, spare, free } => {
                 self.ask_again.remove(&(set, spare));
-                self.apply(Event::Reserved { set, spare, extents: Vec::new(), free, untried: Sectors(0) });
+                self.critical.event(Event::Reserved { set, spare, extents: Vec::new(), free, untried: Sectors(0) });
             }
             Input::Devices => self.look(),
             Input::Mapped(set) => self.follow_partitions(set, || ()),
             Input::Discovered { candidates, attempts } => self.discovered(candidates, attempts),
             Input::Kernel(note) => self.note(note),
-            Input::DmEvent(set) => {
-                if let Some(serving) = self.serving.get(&set) {
-                    let _ = serving.poke.send(());
-                }
-            }
             Input::Smart(sample) => {
                 let event = self.smart.taken(sample);
-                self.apply(event);
+                self.critical.event(event);
             }
             Input::Asked((request, tell)) => self.answer(request, tell),
             Input::Forgotten { given_up, answer, tell } => {
@@ -281,24 +279,7 @@ impl Daemon {
         }
     }
 
-    /// Lets the engine decide, and does what it says.
-    pub(super) fn apply(&mut self, event: Event) {
-        let closed = if let Event::Closed { set, reason } = &event { Some((*set, reason.clone())) } else { None };
-        for effect in self.engine.apply(uptime(), event) {
-            self.run_effect(effect);
-        }
-        if let Some((set, reason)) = closed {
-            self.ask_again.retain(|(of, _), _| *of != set);
-            if let Some(serving) = self.serving.remove(&set) {
-                self.left_alone.insert(set, serving.hands.stop());
-            }
-            self.told.insert(set, format!("{reason}; “remap-guardian restore” opens it again"));
-        }
-    }
-
     fn tick(&mut self) {
-        drop(sd_notify::notify(false, &[sd_notify::NotifyState::Watchdog]));
-        self.apply(Event::Tick);
         let now = uptime();
         if self.absent_due.is_some_and(|due| now >= due) {
             self.absent_due = None;
@@ -323,9 +304,8 @@ impl Daemon {
     }
 
     fn note(&mut self, note: KernelNote) {
-        let hits: Vec<Event> = self.serving.iter().filter_map(|(id, serving)| inputs::concerns(*id, serving, &note)).collect();
-        for event in hits {
-            self.apply(event);
+        for event in self.serving.iter().filter_map(|(id, serving)| inputs::concerns(*id, serving, &note)) {
+            self.critical.event(event);
         }
     }
 
@@ -337,7 +317,7 @@ impl Daemon {
         })?;
         let chosen: Vec<_> = self.serving.iter().map(|(id, serving)| (*id, self.policy_for(&serving.main).0.clone())).collect();
         for (set, policy) in chosen {
-            self.apply(Event::Policy { set, policy: Box::new(policy) });
+            self.critical.event(Event::Policy { set, policy: Box::new(policy) });
         }
         Ok(())
     }

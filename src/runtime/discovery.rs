@@ -28,7 +28,7 @@ impl Daemon {
             return;
         }
         self.looking = true;
-        let (settings, out) = (self.settings.clone(), self.out.clone());
+        let (settings, out, seen) = (self.settings.clone(), self.out.clone(), self.seen.clone());
         let claimed = self.claimed.clone();
         tokio::task::spawn_blocking(move || {
             let candidates = match inputs::devices(&settings) {
@@ -46,7 +46,7 @@ impl Daemon {
             };
             let ready = candidates.iter().filter(|(id, candidate)| candidate.complete().is_ok() && claimed.claim(**id));
             let attempts = ready.map(|(id, candidate)| {
-                let attempt = assemble::open(candidate, &settings, assemble::Writes::Yes).map(Box::new);
+                let attempt = assemble::open(candidate, &settings, &seen, assemble::Writes::Yes).map(Box::new);
                 if attempt.is_err() {
                     claimed.give_back(*id);
                 }
@@ -153,12 +153,10 @@ impl Daemon {
 
     /// Serves a set that is open; `then` is called when its partitions are there too.
     pub(super) fn start_serving(&mut self, opened: Opened, then: impl FnOnce() + Send + 'static) {
-        let Opened { desc, main, spares, remaps, actuator, prober, watcher, since, adopted } = opened;
+        let Opened { desc, main, spares, remaps, actuator, prober, watcher, from, adopted } = opened;
         let id = desc.id;
-        let threads = actuator::start(id, actuator, prober, self.out.clone())
-            .and_then(|hands| Ok((hands, watcher::start(id, watcher, since, self.settings.lease_ms, self.out.clone())?)));
-        let (hands, poke) = match threads {
-            Ok(threads) => threads,
+        let hands = match actuator::start(id, actuator, prober, &self.critical, self.out.clone()) {
+            Ok(hands) => hands,
             Err(error) => {
                 self.claimed.give_back(id);
                 then();
@@ -173,10 +171,15 @@ impl Daemon {
         };
         self.record(Entry { number: 0, at: now(), set: id, name: desc.name.clone(), what });
         let policy = Box::new(self.policy_for(&main).0.clone());
-        let serving = Serving { main, spares, hands, poke, smart_due: uptime() };
+        let instance = watcher.instance().to_owned();
+        self.saw(id, &instance, from.since);
+        let serving = Serving { desc: desc.clone(), main, spares, trials: hands.trials(), instance, smart_due: uptime() };
         self.serving.insert(id, serving);
         let capacity = assemble::capacity(&desc);
-        self.apply(Event::Opened { set: Box::new(desc), remaps, capacity, policy });
+        self.critical.serve(id, Event::Opened { set: Box::new(desc), remaps, capacity, policy }, hands);
+        if let Err(error) = watcher::start(id, watcher, from, self.settings.lease_ms, self.critical.clone()) {
+            self.critical.event(Event::Closed { set: id, reason: format!("no thread could be started: {error}") });
+        }
         self.follow_partitions(id, then);
     }
 

@@ -6,6 +6,7 @@
 //! end: a root file system that rests on a set is written until the very last. The daemon of the real system takes over from it
 //! ([`super::lock`]) with the state in `/var`; at shutdown an early one takes over again.
 
+use super::seen::Seen;
 use super::{assemble, inputs, lock, partitions, shield};
 use crate::actuate::{activate, target};
 use crate::config::Settings;
@@ -34,6 +35,7 @@ pub fn assemble_once(settings: &Settings) -> anyhow::Result<Vec<String>> {
     let found = assemble::discover(&devices);
     let sets: Vec<_> = found.values().map(|candidate| &candidate.desc).collect();
     shield::raise(Path::new(shield::LIST), &sets, &devices);
+    let seen = Seen::load(&settings.run_dir);
     let mut said = Vec::new();
     for (id, candidate) in &found {
         let name = &candidate.desc.name;
@@ -41,7 +43,7 @@ pub fn assemble_once(settings: &Settings) -> anyhow::Result<Vec<String>> {
         if target::peek(*id).is_ok_and(|status| status.state == "ACTIVE") {
             continue;
         }
-        match assemble::open(candidate, settings, assemble::Writes::No) {
+        match assemble::open(candidate, settings, &seen, assemble::Writes::No) {
             Ok(_) => {
                 partitions::follow(*id, name);
                 said.push(format!("/dev/mapper/{name} is open"));

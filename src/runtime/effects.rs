@@ -1,22 +1,51 @@
-//! Does what the engine says: hands work to the threads, and keeps the store in step.
+//! Does what the engine wants besides cures: keeps the store in step, asks for spare space, writes history.
 
-use super::actuator::{Cure, Trial};
+use super::actuator::Trial;
+use super::critical::Report;
 use super::daemon::*;
+use super::seen::Place;
 use crate::actuate::probe::Verified;
 use crate::edge::ExtentState;
 use crate::engine::{Effect, Event};
+use crate::failpoint::reached;
 use crate::model::*;
 
 impl Daemon {
-    pub(super) fn run_effect(&mut self, effect: Effect) {
-        match effect {
-            Effect::Step { set, case, step } => self.cure(set, Cure::Step(case, step)),
-            Effect::Probe { set, case, extent } => {
+    pub(super) fn hear(&mut self, report: Report) {
+        match report {
+            Report::Effect(effect) => self.run_effect(effect),
+            Report::Closed { set, reason, threads } => {
+                self.ask_again.retain(|(of, _), _| *of != set);
+                if self.serving.remove(&set).is_some() {
+                    self.left_alone.insert(set, threads);
+                }
+                self.told.insert(set, format!("{reason}; “remap-guardian restore” opens it again"));
+            }
+            Report::Seen { set, next } => {
                 if let Some(serving) = self.serving.get(&set) {
-                    serving.hands.try_out(Trial::Probe(case, extent));
+                    self.saw(set, &serving.instance, next);
                 }
             }
-            Effect::Retry { set, extent } => self.cure(set, Cure::Retry(extent)),
+            Report::Lost(count) => {
+                tracing::error!(
+                    count,
+                    "the daemon was stuck: that many entries of history and changes of the allocator are lost"
+                );
+            }
+        }
+    }
+
+    /// Remembers a place in a device's error ring once everything before it is in history.
+    pub(super) fn saw(&self, set: SetId, instance: &str, next: u64) {
+        let (seen, place) = (self.seen.clone(), Place { instance: instance.to_owned(), next });
+        self.store.queue(move |store| match store.flush() {
+            Ok(()) => seen.note(set, place),
+            Err(error) => tracing::warn!(%error, "the next run will read old error records again"),
+        });
+    }
+
+    fn run_effect(&mut self, effect: Effect) {
+        match effect {
             Effect::Reserve { set, spare, want } => self.reserve(set, spare, want),
             Effect::MarkInUse { set, remap } => {
                 let state = ExtentState::InUse { main: remap.main.start() };
@@ -30,29 +59,26 @@ impl Daemon {
                 }
             }
             Effect::Record(entry) => self.record(entry),
-        }
-    }
-
-    pub(super) fn cure(&self, set: SetId, cure: Cure) {
-        if let Some(serving) = self.serving.get(&set) {
-            serving.hands.cure(cure);
+            // The engine's thread has given them out.
+            Effect::Step { .. } | Effect::Probe { .. } | Effect::Retry { .. } => {}
         }
     }
 
     pub(super) fn mark(&self, set: SetId, spare: u16, extent: Extent, state: ExtentState) {
-        self.store.queue(move |store| {
-            if let Err(error) = store.mark(set, spare, extent, state) {
-                tracing::warn!(%extent, %error, "the allocator lags behind the spare until the next start");
-            }
+        self.store.queue(move |store| match store.mark(set, spare, extent, state) {
+            Ok(()) => reached("marked in use"),
+            Err(error) => tracing::warn!(%extent, %error, "the allocator lags behind the spare until the next start"),
         });
     }
 
     pub(super) fn reserve(&self, set: SetId, spare: u16, want: crate::model::Sectors) {
         let Some(serving) = self.serving.get(&set) else { return };
-        let Some(state) = self.engine.set(set) else { return };
-        let (block, trials, out) = (state.description().block(), serving.hands.trials(), self.out.clone());
+        let (block, trials, out) = (serving.desc.block(), serving.trials.clone(), self.out.clone());
         self.store.queue(move |store| match store.reserve(set, spare, want, block) {
-            Ok(extents) => drop(trials.send(Trial::Verify(spare, extents))),
+            Ok(extents) => {
+                reached("batch reserved");
+                drop(trials.send(Trial::Verify(spare, extents)));
+            }
             Err(error) => {
                 tracing::warn!(%error, "no spare space could be reserved");
                 drop(out.send(Input::NoSpace { set, spare, not_rebuilt: None }));
@@ -62,7 +88,7 @@ impl Daemon {
 
     pub(super) fn verified(&mut self, set: SetId, spare: u16, verified: Verified) {
         let Verified { good, bad, untried } = verified;
-        let out = self.out.clone();
+        let (out, critical) = (self.out.clone(), self.critical.clone());
         self.store.queue(move |store| {
             for extent in bad {
                 tracing::warn!(%extent, spare, "spare sectors failed their check and are never used");
@@ -77,21 +103,21 @@ impl Daemon {
             }
             // What could not be tried may still become ready.
             let free = usage.map(|usage| usage.free).unwrap_or_default();
-            drop(out.send(Input::Engine(Event::Reserved { set, spare, extents: good, free, untried })));
+            critical.event(Event::Reserved { set, spare, extents: good, free, untried });
         });
     }
 
     /// Nothing is asked of a spare until the store has been asked again.
     pub(super) fn no_space(&mut self, set: SetId, spare: u16, not_rebuilt: Option<String>) {
-        let Some(state) = self.engine.set(set) else { return };
-        let name = state.description().name.clone();
+        let Some(serving) = self.serving.get(&set) else { return };
+        let name = serving.desc.name.clone();
         let known = self.ask_again.insert((set, spare), Millis(uptime().0 + ASK_MS));
         if let (Some(why), None) = (not_rebuilt, known) {
             let message =
                 format!("nothing can be moved to spare {spare} until its free space is known; tried again each minute: {why}");
             self.record(Entry { number: 0, at: now(), set, name, what: What::Alert { message } });
         }
-        self.apply(Event::Reserved { set, spare, extents: Vec::new(), free: Sectors(0), untried: Sectors(0) });
+        self.critical.event(Event::Reserved { set, spare, extents: Vec::new(), free: Sectors(0), untried: Sectors(0) });
     }
 
     /// Asks the store again what is free where it could not say.
@@ -99,24 +125,30 @@ impl Daemon {
         let now = uptime();
         let due: Vec<(SetId, u16)> = self.ask_again.iter().filter(|(_, due)| now >= **due).map(|(key, _)| *key).collect();
         for (set, spare) in due {
-            let Some(state) = self.engine.set(set) else {
+            let Some(serving) = self.serving.get(&set) else {
                 self.ask_again.remove(&(set, spare));
                 continue;
             };
             // Not before it has answered.
             self.ask_again.insert((set, spare), Millis(now.0 + ASK_MS));
-            let (block, data) = (state.description().block(), state.description().geometry[usize::from(spare)].data);
-            let live: Vec<_> = state.remaps().filter(|remap| remap.spare == spare).copied().collect();
-            let out = self.out.clone();
-            self.store.queue(move |store| {
-                // Built only if it never was: what was handed out must not become free. As nothing was, the table has not changed.
-                let built = store.reserve(set, spare, Sectors(0), block).is_ok();
-                let rebuilt = if built { Ok(()) } else { store.rebuild(set, spare, data, &live) };
-                let input = match rebuilt.and_then(|()| store.usage(set, spare)) {
-                    Ok(usage) => Input::Space { set, spare, free: usage.free },
-                    Err(error) => Input::NoSpace { set, spare, not_rebuilt: (!built).then(|| error.to_string()) },
-                };
-                drop(out.send(input));
+            let (block, data) = (serving.desc.block(), serving.desc.geometry[usize::from(spare)].data);
+            let (store, out) = (self.store.clone(), self.out.clone());
+            let live = self.critical.ask(move |engine| {
+                let state = engine.set(set)?;
+                Some(state.remaps().filter(|remap| remap.spare == spare).copied().collect::<Vec<_>>())
+            });
+            tokio::spawn(async move {
+                let Ok(Some(live)) = live.await else { return };
+                store.queue(move |store| {
+                    // Built only if it never was: what was handed out must not become free. As nothing was, the table has not changed.
+                    let built = store.reserve(set, spare, Sectors(0), block).is_ok();
+                    let rebuilt = if built { Ok(()) } else { store.rebuild(set, spare, data, &live) };
+                    let input = match rebuilt.and_then(|()| store.usage(set, spare)) {
+                        Ok(usage) => Input::Space { set, spare, free: usage.free },
+                        Err(error) => Input::NoSpace { set, spare, not_rebuilt: (!built).then(|| error.to_string()) },
+                    };
+                    drop(out.send(input));
+                });
             });
         }
     }
@@ -126,10 +158,9 @@ impl Daemon {
         // The engine does not know the time of day.
         let entry = Entry { at: now(), ..entry };
         tracing::info!(set = %entry.name, "{}", entry.what.sentence());
-        self.store.queue(move |store| {
-            if let Err(error) = store.append(&entry) {
-                tracing::error!(%error, "history could not be written");
-            }
+        self.store.queue(move |store| match store.append(&entry) {
+            Ok(_) => reached("history appended"),
+            Err(error) => tracing::error!(%error, "history could not be written"),
         });
     }
 }

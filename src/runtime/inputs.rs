@@ -11,7 +11,7 @@ use crate::sources::kmsg::KernelMessage;
 use crate::sources::kmsg_text::KernelNote;
 use crate::sources::smart::{self, SmartReader, SmartReading};
 use crate::sources::udev::DeviceEvent;
-use crate::sources::{dm_events, kmsg, udev};
+use crate::sources::{kmsg, udev};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,23 +40,6 @@ pub fn start(settings: &Settings, out: &UnboundedSender<Input>, listener: UnixLi
         Ok(messages) => drop(tokio::spawn(watch_kernel(messages, out.clone()))),
         Err(error) => tracing::warn!(%error, "the kernel log cannot be read: history will lack its lines"),
     }
-    let device_mapper = out.clone();
-    tokio::spawn(async move {
-        loop {
-            match dm_events::watch() {
-                Ok(mut events) => {
-                    while let Some(event) = events.recv().await {
-                        if let dm_events::DmEvent::Look { set, .. } = event {
-                            drop(device_mapper.send(Input::DmEvent(set)));
-                        }
-                    }
-                }
-                // The watchers look once a second anyway.
-                Err(error) => tracing::warn!(%error, "device-mapper events cannot be watched: cures start up to a second later"),
-            }
-            tokio::time::sleep(Duration::from_secs(60)).await;
-        }
-    });
     let (asked, mut requests) = mpsc::channel(16);
     tokio::spawn(control::server::serve(listener, asked));
     let out = out.clone();

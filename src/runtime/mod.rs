@@ -4,6 +4,7 @@
 mod actuator;
 mod assemble;
 mod create;
+mod critical;
 mod daemon;
 mod discovery;
 mod early;
@@ -11,12 +12,16 @@ mod effects;
 mod forget;
 mod inputs;
 mod lock;
+mod log;
 mod partitions;
 mod requests;
+mod seen;
 pub mod shield;
 mod storekeeper;
+mod watchdog;
 mod watcher;
 
 pub use assemble::words;
 pub use daemon::run;
 pub use early::{assemble_once, begin};
+pub use log::Log;

@@ -27,7 +27,7 @@ pub fn follow(set: SetId, name: &SetName) {
 impl Daemon {
     /// Looks at the partitions of a set that is served, in the background; `then` is called when that is done.
     pub(super) fn follow_partitions(&self, set: SetId, then: impl FnOnce() + Send + 'static) {
-        let name = self.engine.set(set).map(|state| state.description().name.clone());
+        let name = self.serving.get(&set).map(|serving| serving.desc.name.clone());
         tokio::task::spawn_blocking(move || {
             if let Some(name) = name {
                 follow(set, &name);

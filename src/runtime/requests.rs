@@ -5,11 +5,12 @@ use super::create::{self, Wish};
 use super::daemon::{ABSENT, Claims, Daemon, Input, now};
 use super::forget;
 use super::inputs;
+use super::seen::Seen;
 use super::shield;
 use super::storekeeper::Storekeeper;
 use crate::control::{HistoryReport, InForce, NewsReport, Reason, Request, Said, SetReport, StatusReport};
 use crate::edge::{FoundDevice, Store, StoreError};
-use crate::engine::Event;
+use crate::engine::{Event, SetState};
 use crate::model::{Entry, Extent, Millis, SetDescription, SetId, SetName, What};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -60,7 +61,7 @@ impl Daemon {
             Request::Restore { name } => self.restore(name, tell),
             Request::Forget { name, sure } => self.forget(name, sure, tell),
             Request::Reload => drop(tell.send(self.reload().and_then(|()| self.say_policies()))),
-            Request::Remap { name, extent } => drop(tell.send(self.remap(&name, extent))),
+            Request::Remap { name, extent } => self.remap(name, extent, tell),
         }
     }
 
@@ -88,7 +89,7 @@ impl Daemon {
                 state,
                 main: node(main, &desc.main),
                 spares: spares.collect(),
-                status: self.engine.set(*id).map(|set| set.status()),
+                status: None,
                 policy: serving
                     .map(|serving| self.policy_for(&serving.main))
                     .map(|(policy, why)| InForce { name: policy.name.clone(), why }),
@@ -100,27 +101,18 @@ impl Daemon {
             }
         }
         let policy = self.policies.default().policy.name.clone();
-        self.store.queue(move |store| {
-            // A set whose disks are all gone is known from the registry only.
-            for desc in store.sets().unwrap_or_default() {
-                if !reports.iter().any(|(id, _)| *id == desc.id) && name.as_ref().is_none_or(|name| *name == desc.name) {
-                    reports.push((desc.id, absent(&desc)));
-                }
-            }
-            if let (Some(name), true) = (name, reports.is_empty()) {
-                drop(tell.send(Err(unknown(&name))));
-                return;
-            }
+        let store = self.store.clone();
+        let known = self.critical.ask(move |engine| {
             for (id, report) in &mut reports {
-                if report.status.is_some() {
-                    let spares = 0..report.spares.len() as u16;
-                    report.usage = spares.filter_map(|spare| store.usage(*id, spare).ok()).collect();
-                    report.target = crate::actuate::target::peek(*id).ok().map(Into::into);
-                }
+                report.status = engine.set(*id).map(|set| set.status());
             }
-            reports.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
-            let sets = reports.into_iter().map(|(_, report)| report).collect();
-            drop(tell.send(json(StatusReport { daemon: env!("CARGO_PKG_VERSION").into(), policy, sets })));
+            reports
+        });
+        tokio::spawn(async move {
+            match known.await {
+                Ok(reports) => store.queue(move |store| drop(tell.send(report(store, name, policy, reports)))),
+                Err(_) => drop(tell.send(Err(stopping()))),
+            }
         });
     }
 
@@ -150,8 +142,10 @@ impl Daemon {
     }
 
     fn say_policies(&self) -> Result<Value, Reason> {
-        let sets = self.serving.iter().filter_map(|(id, serving)| Some((self.engine.set(*id)?, self.policy_for(&serving.main))));
-        let lines = sets.map(|(set, (policy, why))| format!("“{}”: {} ({why})", set.description().name, policy.name));
+        let lines = self.serving.values().map(|serving| {
+            let (policy, why) = self.policy_for(&serving.main);
+            format!("“{}”: {} ({why})", serving.desc.name, policy.name)
+        });
         say(std::iter::once("the policies were read anew".to_string()).chain(lines))
     }
 
@@ -159,28 +153,17 @@ impl Daemon {
         self.candidates.values().find(|candidate| candidate.desc.name == *name).map(|candidate| candidate.desc.id)
     }
 
-    fn remap(&mut self, name: &SetName, extent: Extent) -> Result<Value, Reason> {
-        let id = self.id_of(name).ok_or_else(|| unknown(name))?;
-        let Some(set) = self.engine.set(id) else {
-            return Err(Reason::new(format!("“{name}” is not open"), format!("remap-guardian status {name}")));
-        };
-        let size = set.description().main.sectors;
-        if extent.end().0 > size.0 {
-            let message = format!("sectors {extent} are beyond the end of “{name}”, which has {size}");
-            return Err(Reason::new(message, format!("give a sector from 0 to {}", size.0 - 1)));
-        }
-        if set.remaps().any(|remap| remap.main.overlaps(&extent)) {
-            return Err(Reason::new(
-                format!("some of sectors {extent} are remapped already"),
-                format!("remap-guardian status {name}"),
-            ));
-        }
-        if extent.len().0 > crate::triage::MAX_BLOCKS * set.description().block().0 {
-            let most = crate::triage::MAX_BLOCKS * set.description().block().0;
-            return Err(Reason::new(format!("{} sectors are too many at once", extent.len()), format!("give at most {most}")));
-        }
-        self.apply(Event::Asked { set: id, extent });
-        say([format!("moving sectors {extent} of “{name}” to its spare; see: remap-guardian history {name}")])
+    fn remap(&mut self, name: SetName, extent: Extent, tell: Tell) {
+        let Some(id) = self.id_of(&name) else { return drop(tell.send(Err(unknown(&name)))) };
+        let (critical, of) = (self.critical.clone(), name.clone());
+        let admitted = critical.ask(move |engine| admit(engine.set(id), &of, extent));
+        tokio::spawn(async move {
+            let admitted = admitted.await.unwrap_or_else(|_| Err(stopping()));
+            drop(tell.send(admitted.and_then(|()| {
+                critical.event(Event::Asked { set: id, extent });
+                say([format!("moving sectors {extent} of “{name}” to its spare; see: remap-guardian history {name}")])
+            })));
+        });
     }
 
     fn restore(&mut self, name: Option<SetName>, tell: Tell) {
@@ -196,7 +179,7 @@ impl Daemon {
             let answer = match status.await {
                 Ok(Ok(report)) => restored(report, name.is_some()),
                 Ok(Err(reason)) => Err(reason),
-                Err(_) => Err(Reason::from("the daemon is stopping".to_string())),
+                Err(_) => Err(stopping()),
             };
             drop(tell.send(answer));
         });
@@ -207,15 +190,15 @@ impl Daemon {
             drop(tell.send(Err(reason)));
             return;
         }
-        let (settings, out) = (self.settings.clone(), self.out.clone());
+        let (settings, out, seen) = (self.settings.clone(), self.out.clone(), self.seen.clone());
         let claimed = self.claimed.clone();
         let mut known: Vec<_> = self.candidates.values().map(|candidate| candidate.desc.clone()).collect();
         let registry = self.registry();
         tokio::spawn(async move {
-            let registry = registry.await.unwrap_or_else(|_| Err(Reason::from("the daemon is stopping".to_string())));
+            let registry = registry.await.unwrap_or_else(|_| Err(stopping()));
             let made = tokio::task::spawn_blocking(move || {
                 known.extend(registry?);
-                make(&wish, &known, &claimed, &settings).map(Box::new)
+                make(&wish, &known, &claimed, &settings, &seen).map(Box::new)
             });
             let opened = made.await.unwrap_or_else(|error| Err(Reason::from(error.to_string())));
             drop(out.send(Input::Created { opened, tell }));
@@ -235,7 +218,7 @@ impl Daemon {
         let mut known: Vec<_> = self.candidates.values().map(|candidate| candidate.desc.clone()).collect();
         let registry = self.registry();
         tokio::spawn(async move {
-            let registry = registry.await.unwrap_or_else(|_| Err(Reason::from("the daemon is stopping".to_string())));
+            let registry = registry.await.unwrap_or_else(|_| Err(stopping()));
             let done = tokio::task::spawn_blocking(move || {
                 known.extend(registry?);
                 let desc = match forget::choose(&name, known) {
@@ -318,6 +301,61 @@ impl Daemon {
     }
 }
 
+/// Adds what the store and the kernel know.
+fn report(
+    store: &dyn Store,
+    name: Option<SetName>,
+    policy: String,
+    mut reports: Vec<(SetId, SetReport)>,
+) -> Result<Value, Reason> {
+    // A set whose disks are all gone is known from the registry only.
+    for desc in store.sets().unwrap_or_default() {
+        if !reports.iter().any(|(id, _)| *id == desc.id) && name.as_ref().is_none_or(|name| *name == desc.name) {
+            reports.push((desc.id, absent(&desc)));
+        }
+    }
+    if let (Some(name), true) = (name, reports.is_empty()) {
+        return Err(unknown(&name));
+    }
+    for (id, report) in &mut reports {
+        if report.status.is_some() {
+            let spares = 0..report.spares.len() as u16;
+            report.usage = spares.filter_map(|spare| store.usage(*id, spare).ok()).collect();
+            report.target = crate::actuate::target::peek(*id).ok().map(Into::into);
+        }
+    }
+    reports.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+    let sets = reports.into_iter().map(|(_, report)| report).collect();
+    json(StatusReport { daemon: env!("CARGO_PKG_VERSION").into(), policy, sets })
+}
+
+/// Whether a range can be moved by hand.
+fn admit(set: Option<&SetState>, name: &SetName, extent: Extent) -> Result<(), Reason> {
+    let Some(set) = set else {
+        return Err(Reason::new(format!("“{name}” is not open"), format!("remap-guardian status {name}")));
+    };
+    let size = set.description().main.sectors;
+    if extent.end().0 > size.0 {
+        let message = format!("sectors {extent} are beyond the end of “{name}”, which has {size}");
+        return Err(Reason::new(message, format!("give a sector from 0 to {}", size.0 - 1)));
+    }
+    if set.remaps().any(|remap| remap.main.overlaps(&extent)) {
+        return Err(Reason::new(
+            format!("some of sectors {extent} are remapped already"),
+            format!("remap-guardian status {name}"),
+        ));
+    }
+    let most = crate::triage::MAX_BLOCKS * set.description().block().0;
+    if extent.len().0 > most {
+        return Err(Reason::new(format!("{} sectors are too many at once", extent.len()), format!("give at most {most}")));
+    }
+    Ok(())
+}
+
+fn stopping() -> Reason {
+    Reason::from("the daemon is stopping".to_string())
+}
+
 fn news(store: &dyn Store, after: Option<u64>) -> Result<NewsReport, StoreError> {
     let newest = store.history(None, Millis(0), 1)?.last().map_or(0, |entry| entry.number);
     let after = match after {
@@ -357,7 +395,7 @@ fn give_up(
     let (tell, told) = std::sync::mpsc::channel();
     let id = desc.id;
     store.queue(move |store| drop(tell.send(store.remove_set(id))));
-    let removed = told.recv().map_err(|_| Reason::from("the daemon is stopping".to_string()))?;
+    let removed = told.recv().map_err(|_| stopping())?;
     removed.map_err(|error| Reason::new(format!("the spares are blank, but the registry is not: {error}"), "repeat it"))?;
     shield::lift(Path::new(shield::LIST), id, &devices);
     let done = wiped.iter().map(|spare| format!("{spare} is blank"));
@@ -370,16 +408,17 @@ fn make(
     known: &[SetDescription],
     claimed: &Claims,
     settings: &crate::config::Settings,
+    seen: &Seen,
 ) -> Result<assemble::Opened, Reason> {
     let devices =
         inputs::devices(settings).map_err(|error| Reason::from(format!("the block devices cannot be listed: {error}")))?;
     // The daemon may have started just now, and not have looked yet.
-    let seen = assemble::discover(&devices).into_values().map(|candidate| candidate.desc);
-    let known: Vec<_> = known.iter().cloned().chain(seen).collect();
+    let found = assemble::discover(&devices).into_values().map(|candidate| candidate.desc);
+    let known: Vec<_> = known.iter().cloned().chain(found).collect();
     let desc = create::check(wish, &devices, &known, now())?;
     // Before the headers are there: udev tells of them at once, and the set is ours to open.
     claimed.claim(desc.id);
-    let made = write_and_open(&desc, wish, &devices, settings);
+    let made = write_and_open(&desc, wish, &devices, settings, seen);
     if made.is_err() {
         claimed.give_back(desc.id);
     }
@@ -391,10 +430,11 @@ fn write_and_open(
     wish: &Wish,
     devices: &[FoundDevice],
     settings: &crate::config::Settings,
+    seen: &Seen,
 ) -> Result<assemble::Opened, Reason> {
     // First: from here on nobody finds the file system by its UUID on main itself.
     shield::raise(Path::new(shield::LIST), &[desc], devices);
-    let opened = create::write(desc, wish).and_then(|()| open_new(desc, wish, devices, settings));
+    let opened = create::write(desc, wish).and_then(|()| open_new(desc, wish, devices, settings, seen));
     if opened.is_err() {
         shield::lift(Path::new(shield::LIST), desc.id, devices);
     }
@@ -406,10 +446,11 @@ fn open_new(
     wish: &Wish,
     devices: &[FoundDevice],
     settings: &crate::config::Settings,
+    seen: &Seen,
 ) -> Result<assemble::Opened, Reason> {
     let candidates = assemble::discover(devices);
     let candidate = candidates.get(&desc.id).ok_or_else(|| "the new headers cannot be read back".to_string());
-    candidate.and_then(|candidate| assemble::open(candidate, settings, assemble::Writes::Yes)).map_err(|error| {
+    candidate.and_then(|candidate| assemble::open(candidate, settings, seen, assemble::Writes::Yes)).map_err(|error| {
         let spares: Vec<_> = wish.spares.iter().map(|path| path.as_path()).collect();
         create::take_back(&spares);
         Reason::new(format!("the device could not be opened: {error}"), "journalctl -k -n 20")

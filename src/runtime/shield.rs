@@ -5,6 +5,7 @@
 //! goes into the initramfs as it is. Only the daemon writes it; what the disks say is written over what it says.
 
 use crate::edge::FoundDevice;
+use crate::memory::for_a_child;
 use crate::model::{Identity, SetDescription, SetId, SetName};
 use serde::{Deserialize, Serialize};
 use std::io::{self, ErrorKind, Write};
@@ -138,7 +139,7 @@ fn look_again(names: &[&str]) -> io::Result<()> {
     let paths = names.iter().map(|name| format!("/sys/class/block/{name}"));
     let mut command = Command::new("udevadm");
     command.args(["trigger", "--settle", "--action=change"]).args(paths).stdin(Stdio::null()).stdout(Stdio::null());
-    let mut child = command.spawn()?;
+    let mut child = for_a_child(|| command.spawn())?;
     let start = Instant::now();
     while start.elapsed() < SETTLE {
         match child.try_wait()? {

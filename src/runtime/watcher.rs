@@ -1,69 +1,68 @@
 //! One thread per set that keeps the lease and reads the target's error ring, so that a slow disk under
 //! the actuator never makes the kernel believe that the daemon died.
 
-use super::daemon::Input;
+use super::critical::{self, Critical};
+use crate::actuate::target::DmTarget;
 use crate::edge::{Target, TargetFault};
 use crate::engine::Event;
-use crate::model::SetId;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use crate::model::{SetId, TargetErrorKind};
 use std::time::Duration;
-use tokio::sync::mpsc::UnboundedSender;
 
-/// Starts the thread. A message on the returned channel makes it look at once; it ends when the sender is dropped.
-pub fn start(
+/// Which error records are news.
+#[derive(Clone, Copy, Debug)]
+pub struct From {
+    /// The first one.
+    pub since: u64,
+    /// The first one that says that a write waits: those which wait since before tell of themselves anew.
+    pub held_since: u64,
+}
+
+/// Starts the thread. It ends when the device is gone or belongs to somebody else, or the engine's thread has ended.
+pub fn start(set: SetId, target: DmTarget, from: From, lease_ms: u64, engine: Critical) -> std::io::Result<()> {
+    let watcher = Watcher { set, target, since: from.since, held_since: from.held_since, lease_ms, engine };
+    critical::thread("watcher", move || watcher.run()).map(drop)
+}
+
+struct Watcher {
     set: SetId,
-    target: Box<dyn Target>,
+    target: DmTarget,
     since: u64,
+    held_since: u64,
     lease_ms: u64,
-    out: UnboundedSender<Input>,
-) -> std::io::Result<mpsc::Sender<()>> {
-    let (poke, poked) = mpsc::channel();
-    std::thread::Builder::new().name("watcher".into()).spawn(move || {
-        let pause = Duration::from_millis((lease_ms / 4).min(1_000));
-        let mut since = since;
+    engine: Critical,
+}
+
+impl Watcher {
+    fn run(mut self) {
+        let pause = Duration::from_millis((self.lease_ms / 4).min(1_000));
         loop {
-            if let Err(fault) = look(set, target.as_ref(), &mut since, lease_ms, &out) {
-                let input = match fault {
-                    TargetFault::NotOwner(_) | TargetFault::Gone(_) => {
-                        Input::Engine(Event::Closed { set, reason: fault.to_string() })
-                    }
-                    other => {
-                        tracing::warn!(%other, "the target's errors could not be read");
-                        continue_after(&poked, pause);
-                        continue;
-                    }
-                };
-                drop(out.send(input));
-                return;
+            // Before looking: an event after the look ends the pause.
+            let armed = self.target.arm();
+            match self.look() {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(fault @ (TargetFault::NotOwner(_) | TargetFault::Gone(_))) => {
+                    self.engine.event(Event::Closed { set: self.set, reason: fault.to_string() });
+                    return;
+                }
+                Err(other) => tracing::warn!(%other, "the target's errors could not be read"),
             }
-            match poked.recv_timeout(pause) {
-                Err(RecvTimeoutError::Disconnected) => return,
-                // Several events may have come together; one look serves them all.
-                _ => while poked.try_recv().is_ok() {},
-            }
+            // Where events cannot be had, errors are found a little later.
+            if armed.is_ok() { self.target.wait(pause) } else { std::thread::sleep(pause) }
         }
-    })?;
-    Ok(poke)
-}
-
-fn continue_after(poked: &mpsc::Receiver<()>, pause: Duration) {
-    let _ = poked.recv_timeout(pause);
-}
-
-fn look(
-    set: SetId,
-    target: &dyn Target,
-    since: &mut u64,
-    lease_ms: u64,
-    out: &UnboundedSender<Input>,
-) -> Result<(), TargetFault> {
-    target.lease(lease_ms)?;
-    let page = target.errors(*since)?;
-    // After the ring was overwritten the oldest record is beyond the one we asked for.
-    let missed = page.oldest.min(page.next).saturating_sub(*since);
-    *since = page.next;
-    if missed > 0 || !page.records.is_empty() {
-        drop(out.send(Input::Engine(Event::Errors { set, records: page.records, missed })));
     }
-    Ok(())
+
+    /// False if nobody listens any more.
+    fn look(&mut self) -> Result<bool, TargetFault> {
+        self.target.lease(self.lease_ms)?;
+        let mut page = self.target.errors(self.since)?;
+        // After the ring was overwritten the oldest record is beyond the one we asked for.
+        let missed = page.oldest.min(page.next).saturating_sub(self.since);
+        self.since = page.next;
+        page.records.retain(|record| record.kind != TargetErrorKind::Held || record.seq >= self.held_since);
+        if missed == 0 && page.records.is_empty() {
+            return Ok(true);
+        }
+        Ok(self.engine.event(Event::Errors { set: self.set, records: page.records, missed }))
+    }
 }

@@ -52,6 +52,10 @@ impl State {
 }
 
 impl Store for MemoryStore {
+    fn flush(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn put_set(&self, _: &SetDescription) -> Result<(), StoreError> {
         Ok(())
     }

@@ -1,7 +1,6 @@
-//! Where observations come from: device-mapper events, udev, the kernel log, SMART. Never decides, never writes a device.
+//! Where observations come from: udev, the kernel log, SMART. Never decides, never writes a device.
 
 pub mod devices;
-pub mod dm_events;
 pub mod file_map;
 pub mod fstab;
 pub mod in_use;
@@ -19,7 +18,7 @@ use tokio::io::unix::AsyncFd;
 
 /// Waits for a descriptor to become readable in the tokio runtime that calls it.
 ///
-/// Every type given to it (`File`, `DM`, udev's socket) owns one descriptor from birth to drop, which is what
+/// Every type given to it (`File`, udev's socket) owns one descriptor from birth to drop, which is what
 /// `AsyncFd` relies on. tokio's newer constructor says so by being unsafe; this crate has no unsafe code for it.
 #[allow(deprecated)]
 fn readable<T: AsRawFd>(owner: T) -> io::Result<AsyncFd<T>> {

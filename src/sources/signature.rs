@@ -1,5 +1,6 @@
 //! What a device already holds: file systems, partition tables, spares. Asked before a device becomes a member.
 
+use crate::memory::for_a_child;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
@@ -67,10 +68,10 @@ fn pairs(export: &str) -> Vec<(String, String)> {
 }
 
 fn blkid() -> Command {
-    let mut command = Command::new("blkid");
-    // PATH need not hold sbin.
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("LC_ALL", "C").env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    // PATH need not hold sbin. It is not changed for the child: that would make starting one a plain fork.
+    let places = ["/usr/sbin/blkid", "/sbin/blkid"];
+    let mut command = Command::new(places.into_iter().find(|place| Path::new(place).exists()).unwrap_or("blkid"));
+    command.env("LC_ALL", "C");
     command
 }
 
@@ -116,7 +117,8 @@ fn describe(export: &str) -> String {
 
 /// Runs a command whose output is small, for at most `bound`.
 pub(super) fn run(command: &mut Command, bound: Duration) -> Result<Output, String> {
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = for_a_child(|| command.spawn());
     let mut child = child.map_err(|error| format!("cannot be run: {error}"))?;
     let start = Instant::now();
     loop {

@@ -1,7 +1,7 @@
 //! The store of the daemon, and the reader for when there is none.
 //!
 //! sled makes things durable on `flush` only. Registry, reservations and marks are flushed before the call returns. History
-//! entries are durable within half a second, or with the next of the others, or with [`SledStore::flush`].
+//! entries are durable within half a second, or with the next of the others, or with [`Store::flush`].
 
 use super::allocator::{Change, Space};
 use super::keys;
@@ -104,11 +104,6 @@ impl SledStore {
         Ok(SledStore { trees, state: Mutex::new(State { last_number, ..State::default() }) })
     }
 
-    /// Makes everything durable, history too.
-    pub fn flush(&self) -> Result<(), StoreError> {
-        self.trees.flush()
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         // Memory may be ahead of the record after a failure, never behind: what it holds as taken stays taken.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -139,6 +134,10 @@ impl SledStore {
 }
 
 impl Store for SledStore {
+    fn flush(&self) -> Result<(), StoreError> {
+        self.trees.flush()
+    }
+
     fn put_set(&self, set: &SetDescription) -> Result<(), StoreError> {
         let json = serde_json::to_vec(set).map_err(|error| self.trees.failed(error))?;
         self.trees.sets.insert(set.id.0.as_bytes(), json).map_err(|error| self.trees.failed(error))?;

@@ -8,6 +8,7 @@ pub mod suspects;
 
 pub use reading::{Attribute, ExitBits, Nvme, Scsi, SmartReading, changes, parse};
 
+use crate::memory::for_a_child;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -70,7 +71,7 @@ impl SmartReader {
 
     /// The devices smartctl sees. Through `smartctl-rs`, which runs the `smartctl` of `PATH`.
     pub async fn scan(&self) -> Result<Vec<Scanned>, SmartError> {
-        let scan = tokio::task::spawn_blocking(smartctl_rs::scan::scan_devices);
+        let scan = tokio::task::spawn_blocking(|| for_a_child(smartctl_rs::scan::scan_devices));
         let scanned = tokio::time::timeout(self.time, scan).await.map_err(|_| SmartError::Timeout(self.time))?;
         let scanned = scanned.map_err(|error| SmartError::Unreadable(error.to_string()))?;
         use smartctl_rs::error::SmartCtlError as E;
@@ -90,7 +91,8 @@ impl SmartReader {
         // Not -a, which leaves out the logs that name places.
         command.args(["--json=c", "-n", "standby", "-x", "-d", kind_of(&node, scanned), "--"]).arg(&node);
         command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let output = match tokio::time::timeout(self.time, command.output()).await {
+        // The child is started by the call, not when its output is awaited.
+        let output = match tokio::time::timeout(self.time, for_a_child(|| command.output())).await {
             Err(_) => return Err(SmartError::Timeout(self.time)),
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => return Err(self.missing()),
             Ok(Err(error)) => return Err(SmartError::Run(error)),

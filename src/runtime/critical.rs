@@ -1,0 +1,263 @@
+//! The thread that owns the engine, and the only way to it. From a record of the target to the live remap nothing else is
+//! between the threads of a set but this one: it does no I/O and waits for nobody. What the engine wants of the rest of the
+//! daemon goes into a queue that loses what does not fit.
+
+use super::actuator::{Cure, Hands, Stopping, Trial};
+use super::daemon::uptime;
+use crate::engine::{Effect, Engine, Event};
+use crate::model::SetId;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::oneshot;
+
+/// Stack of a thread that is on the path of a cure; all of it is locked in memory.
+const STACK: usize = 256 << 10;
+
+/// Reports that wait for the rest of the daemon at most.
+const REPORTS: usize = 16_384;
+
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long a stop waits for cures that are under way.
+const STOP: Duration = Duration::from_secs(5);
+
+/// What the engine's thread tells the rest of the daemon.
+pub enum Report {
+    /// Something to do that no application waits for.
+    Effect(Effect),
+    /// A set is served no more.
+    Closed {
+        /// The set.
+        set: SetId,
+        /// Why.
+        reason: String,
+        /// Its threads.
+        threads: Stopping,
+    },
+    /// All error records of a set before this one have come to an end, and their entries for history went before this report.
+    Seen {
+        /// The set.
+        set: SetId,
+        /// Sequence number in the target's ring.
+        next: u64,
+    },
+    /// So many reports did not fit: the rest of the daemon was stuck.
+    Lost(u64),
+}
+
+/// What the engine's thread is told.
+enum Order {
+    Event(Event),
+    Serve { set: SetId, opened: Event, hands: Hands },
+    Look(Box<dyn FnOnce(&Engine) + Send>),
+    Stop,
+}
+
+/// A handle to the engine's thread. Nothing that is sent by it waits.
+#[derive(Clone)]
+pub struct Critical {
+    orders: Sender<Order>,
+    pulse: Arc<AtomicU64>,
+}
+
+impl Critical {
+    /// Starts the thread. It ends some time after [`Critical::stop`], and the reports with it.
+    pub fn start(engine: Engine) -> std::io::Result<(Critical, tokio::sync::mpsc::Receiver<Report>, JoinHandle<()>)> {
+        let (orders, queue) = mpsc::channel();
+        let (reports, receiver) = tokio::sync::mpsc::channel(REPORTS);
+        let pulse = Arc::new(AtomicU64::new(0));
+        let owner = Owner { engine, hands: BTreeMap::new(), seen: BTreeMap::new(), reports, lost: 0 };
+        let beats = pulse.clone();
+        let thread = thread("engine", move || owner.run(&queue, &beats))?;
+        Ok((Critical { orders, pulse }, receiver, thread))
+    }
+
+    /// For the engine. False if its thread has ended.
+    pub fn event(&self, event: Event) -> bool {
+        self.orders.send(Order::Event(event)).is_ok()
+    }
+
+    /// A set is open; these threads work for it.
+    pub fn serve(&self, set: SetId, opened: Event, hands: Hands) {
+        drop(self.orders.send(Order::Serve { set, opened, hands }));
+    }
+
+    /// Asks the engine's state something. The question is to be short, for a cure may wait behind it.
+    pub fn ask<T: Send + 'static>(&self, question: impl FnOnce(&Engine) -> T + Send + 'static) -> oneshot::Receiver<T> {
+        let (tell, told) = oneshot::channel();
+        drop(self.orders.send(Order::Look(Box::new(move |engine| drop(tell.send(question(engine)))))));
+        told
+    }
+
+    /// Cures that are under way are brought to their end, then the thread ends.
+    pub fn stop(&self) {
+        drop(self.orders.send(Order::Stop));
+    }
+
+    /// A number that grows at least once a second while the thread is well.
+    pub fn pulse(&self) -> u64 {
+        self.pulse.load(Ordering::Relaxed)
+    }
+}
+
+/// Starts a thread on the path of a cure.
+pub fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).stack_size(STACK).spawn(run)
+}
+
+struct Owner {
+    engine: Engine,
+    hands: BTreeMap<SetId, Hands>,
+    /// First error record that the engine has not been told of, of sets whose news was not reported as seen yet.
+    seen: BTreeMap<SetId, u64>,
+    reports: tokio::sync::mpsc::Sender<Report>,
+    lost: u64,
+}
+
+impl Owner {
+    fn run(mut self, orders: &Receiver<Order>, pulse: &AtomicU64) {
+        let (mut tick, mut end) = (Instant::now() + TICK, None);
+        while end.is_none_or(|end| Instant::now() < end && self.engine.sets().any(|set| set.is_curing())) {
+            pulse.fetch_add(1, Ordering::Relaxed);
+            let left = tick.saturating_duration_since(Instant::now());
+            match if left.is_zero() { Err(RecvTimeoutError::Timeout) } else { orders.recv_timeout(left) } {
+                Ok(Order::Event(event)) => self.apply(event),
+                Ok(Order::Serve { set, opened, hands }) => {
+                    self.hands.insert(set, hands);
+                    self.apply(opened);
+                }
+                Ok(Order::Look(question)) => question(&self.engine),
+                Ok(Order::Stop) => end = Some(Instant::now() + STOP),
+                Err(RecvTimeoutError::Timeout) => {
+                    tick = Instant::now() + TICK;
+                    self.apply(Event::Tick);
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
+        let mut closed = None;
+        match &event {
+            Event::Errors { set, records, .. } => {
+                if let Some(last) = records.last() {
+                    self.seen.insert(*set, last.seq + 1);
+                }
+            }
+            Event::Closed { set, reason } => closed = Some((*set, reason.clone())),
+            _ => {}
+        }
+        let mut next = Some(event);
+        while let Some(event) = next.take() {
+            for effect in self.engine.apply(uptime(), event) {
+                next = self.give_out(effect).or(next);
+            }
+        }
+        if let Some((set, reason)) = closed {
+            self.seen.remove(&set);
+            if let Some(hands) = self.hands.remove(&set) {
+                self.report(Report::Closed { set, reason, threads: hands.stop() });
+            }
+        }
+        let settled = |engine: &Engine, set: &SetId| engine.set(*set).is_some_and(|state| state.is_settled());
+        while let Some((&set, &next)) = self.seen.iter().find(|(set, _)| settled(&self.engine, set)) {
+            self.seen.remove(&set);
+            self.report(Report::Seen { set, next });
+        }
+    }
+
+    /// What belongs to a cure goes to the threads of its set, everything else out of here. What cannot be done has its answer.
+    fn give_out(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::Step { set, case, step } => self.cure(set, Cure::Step(case, step)),
+            Effect::Retry { set, extent } => self.cure(set, Cure::Retry(extent)),
+            Effect::Probe { set, case, extent } => {
+                if let Some(hands) = self.hands.get(&set) {
+                    hands.try_out(Trial::Probe(case, extent));
+                }
+            }
+            Effect::Reserve { set, spare, want } => {
+                // Without an answer the engine would wait for one for ever: it is to ask again.
+                let later = Event::Reserved { set, spare, extents: Vec::new(), free: want, untried: want };
+                return (!self.report(Report::Effect(Effect::Reserve { set, spare, want }))).then_some(later);
+            }
+            other => drop(self.report(Report::Effect(other))),
+        }
+        None
+    }
+
+    fn cure(&self, set: SetId, cure: Cure) {
+        if let Some(hands) = self.hands.get(&set) {
+            hands.cure(cure);
+        }
+    }
+
+    /// False if it is lost.
+    fn report(&mut self, report: Report) -> bool {
+        if self.lost > 0 && self.reports.try_send(Report::Lost(self.lost)).is_ok() {
+            self.lost = 0;
+        }
+        let lost = matches!(self.reports.try_send(report), Err(TrySendError::Full(_)));
+        self.lost += u64::from(lost);
+        !lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Identity, Member, Millis, Secret, Sectors, SetDescription, SetName};
+    use crate::policy::Policy;
+
+    fn opened() -> (SetId, Event) {
+        let id = SetId(uuid::Uuid::from_u128(1));
+        let set = SetDescription {
+            id,
+            name: SetName::new("data").unwrap(),
+            main: Identity { sectors: Sectors(1 << 20), logical_block: 512, physical_block: 4096, ..Identity::default() },
+            spares: vec![Identity::default()],
+            secret: Secret([0; 16]),
+            geometry: Vec::new(),
+            created: Millis(0),
+        };
+        let policy = Box::new(Policy::test_balanced());
+        (id, Event::Opened { set: Box::new(set), remaps: Vec::new(), capacity: vec![Sectors(1 << 10)], policy })
+    }
+
+    #[tokio::test]
+    async fn the_thread_waits_for_nobody_and_says_what_was_lost() {
+        let (critical, mut reports, thread) = Critical::start(Engine::new()).unwrap();
+        let (set, opened) = opened();
+        critical.event(opened);
+        let more = 100;
+        for n in 0..REPORTS + more {
+            let (summary, worse) = ("SMART".into(), vec![format!("counter {n}")]);
+            critical.event(Event::Smart { set, member: Member::Main, summary, worse });
+        }
+        // Nobody has read a report so far.
+        assert_eq!(critical.ask(|engine| engine.sets().count()).await.unwrap(), 1);
+        let mut told = 0;
+        while reports.try_recv().is_ok() {
+            told += 1;
+        }
+        critical.event(Event::Smart { set, member: Member::Main, summary: String::new(), worse: vec!["last".into()] });
+        critical.stop();
+        let (mut lost, mut last) = (0, 0);
+        while let Some(report) = reports.recv().await {
+            match report {
+                Report::Lost(count) => lost += count,
+                _ => last += 1,
+            }
+        }
+        thread.join().unwrap();
+        assert_eq!(told, REPORTS);
+        assert!(lost >= more as u64 && last > 0, "{lost} lost, {last} more");
+        assert!(!critical.event(Event::Tick), "it has ended");
+    }
+}
