@@ -169,6 +169,18 @@ fn an_open_store_is_not_opened_twice() {
 }
 
 #[test]
+fn a_full_or_read_only_file_system_is_no_damage() {
+    // ENOSPC, EROFS, EDQUOT, EACCES, and as the kernel gives it for an immutable file, EPERM.
+    for errno in [28, 30, 122, 13, 1] {
+        let error = OpenError::of(sled::Error::Io(std::io::Error::from_raw_os_error(errno)), Path::new("/x"));
+        assert!(matches!(error, OpenError::Io { .. }), "{error}");
+    }
+    for damage in [sled::Error::Io(std::io::Error::from_raw_os_error(5)), sled::Error::Unsupported("x".into())] {
+        assert!(matches!(OpenError::of(damage, Path::new("/x")), OpenError::Unreadable { .. }));
+    }
+}
+
+#[test]
 fn a_newer_store_is_refused() {
     let (_dir, path, store) = store();
     store.trees.db.open_tree("meta").unwrap().insert("format", &9u32.to_be_bytes()).unwrap();

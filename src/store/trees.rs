@@ -53,6 +53,22 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// What an error of sled means. A file system that is full, read-only or shut to us says nothing about the store: it is tried
+    /// again, not set aside.
+    pub(super) fn of(error: sled::Error, path: &Path) -> OpenError {
+        use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        match error {
+            sled::Error::Io(error)
+                if [PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull].contains(&error.kind()) =>
+            {
+                OpenError::Io { path: path.to_owned(), error }
+            }
+            other => OpenError::Unreadable { path: path.to_owned(), reason: other.to_string() },
+        }
+    }
+}
+
 /// Moves a store that does not open out of the way, never deleting it. Returns where it is now.
 pub fn set_aside(path: &Path, now: Millis) -> std::io::Result<PathBuf> {
     let mut aside = path.as_os_str().to_owned();
@@ -99,11 +115,12 @@ impl std::fmt::Debug for Trees {
 impl Trees {
     pub fn open(path: &Path, may_create: bool) -> Result<Trees, OpenError> {
         let unreadable = |reason: String| OpenError::Unreadable { path: path.to_owned(), reason };
+        let failed = |error: sled::Error| OpenError::of(error, path);
         let mut patience = LOCK_TRIES;
         let db = loop {
-            match sled::Config::new().path(path).cache_capacity(CACHE_BYTES).open().map_err(|error| error.to_string()) {
+            match sled::Config::new().path(path).cache_capacity(CACHE_BYTES).open() {
                 Ok(db) => break db,
-                Err(text) if !text.contains("could not acquire lock") => return Err(unreadable(text)),
+                Err(error) if !error.to_string().contains("could not acquire lock") => return Err(failed(error)),
                 Err(_) if patience == 0 => return Err(OpenError::Locked(path.to_owned())),
                 Err(_) => {
                     patience -= 1;
@@ -111,8 +128,8 @@ impl Trees {
                 }
             }
         };
-        let meta = db.open_tree("meta").map_err(|error| unreadable(error.to_string()))?;
-        match meta.get("format").map_err(|error| unreadable(error.to_string()))? {
+        let meta = db.open_tree("meta").map_err(failed)?;
+        match meta.get("format").map_err(failed)? {
             Some(value) => match value.as_ref().try_into().map(u32::from_be_bytes) {
                 Ok(FORMAT) => {}
                 Ok(found) if found > FORMAT => return Err(OpenError::Newer { found, path: path.to_owned() }),
@@ -120,11 +137,11 @@ impl Trees {
             },
             None if may_create && db.tree_names().len() == 2 => {
                 let made = meta.insert("format", &FORMAT.to_be_bytes()).and_then(|_| db.flush());
-                made.map_err(|error| unreadable(error.to_string()))?;
+                made.map_err(failed)?;
             }
             None => return Err(unreadable("it has no format number".into())),
         }
-        let tree = |name: &str| db.open_tree(name).map_err(|error| unreadable(error.to_string()));
+        let tree = |name: &str| db.open_tree(name).map_err(failed);
         let (sets, spares, extents) = (tree("sets")?, tree("spares")?, tree("extents")?);
         let (history, by_set) = (tree("history")?, tree("history_by_set")?);
         Ok(Trees { path: path.to_owned(), db, sets, spares, extents, history, by_set })
