@@ -10,6 +10,8 @@
 #include <linux/rcupdate.h>
 
 #include "table.h"
+/* Its regions are nobody's business but its own, and one test's. */
+#include "index.c"
 
 /* Where each remap has to lead, whoever made it and whenever. */
 #define SECTORS		65536ULL
@@ -175,7 +177,31 @@ static void load_is_all_or_nothing(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, table.sorted[i]->main, e[i].main);
 }
 
+/*
+ * What a lookup has in its hands is there until a grace period has passed. On one
+ * CPU without preemption none passes before the one who removed it sleeps.
+ */
+static void removed_under_a_lookup(struct kunit *test)
+{
+	struct remap_entry e = entry(1, 8);
+	const struct remap_region *region;
+	const struct remap_entry *held;
+	u64 next;
+
+	KUNIT_ASSERT_EQ(test, remap_table_add(&table, &e), 0);
+	rcu_read_lock();
+	held = remap_table_find(&table, e.main, 1, &next);
+	region = region_find(buckets_of(&table.main), region_key(0, e.main));
+	rcu_read_unlock();
+	KUNIT_ASSERT_NOT_NULL(test, held);
+	KUNIT_ASSERT_NOT_NULL(test, region);
+	KUNIT_EXPECT_EQ(test, remap_table_remove(&table, e.main), 0);
+	KUNIT_EXPECT_EQ(test, READ_ONCE(held->spare), PLACE(e.main));
+	KUNIT_EXPECT_EQ(test, READ_ONCE(region->count), 1U);
+}
+
 static struct kunit_case cases[] = {
+	KUNIT_CASE(removed_under_a_lookup),
 	KUNIT_CASE(changes_under_lookups),
 	KUNIT_CASE(replaced_in_place),
 	KUNIT_CASE(load_is_all_or_nothing),
