@@ -274,7 +274,7 @@ impl Trial {
     }
 
     fn killed_at_each_step(&mut self) -> Result<()> {
-        self.vm.ok("systemctl stop remap-guardian && cp /usr/sbin/remap-guardian-failpoints /usr/sbin/remap-guardian &&
+        self.vm.ok("systemctl stop remap-guardian && cp --remove-destination /usr/sbin/remap-guardian-failpoints /usr/sbin/remap-guardian &&
             systemctl start remap-guardian")?;
         for step in STEPS {
             let start = Instant::now();
