@@ -226,7 +226,10 @@ fn take_device(desc: &SetDescription, remaps: &[Remap], fresh: bool, seen: &Seen
     let mut mended = loaded.mended;
     let from = From { since: seen.next(desc.id, target.instance()), held_since: loaded.next_error };
     let before = target.errors(from.since).map_err(|fault| text(&fault))?;
-    let told_late = |record: &&TargetError| record.kind != TargetErrorKind::Held && record.seq < loaded.next_error;
+    let told_late = |record: &&TargetError| {
+        let is_news = !matches!(record.kind, TargetErrorKind::Held | TargetErrorKind::Healed);
+        is_news && record.seq < loaded.next_error
+    };
     match before.records.iter().filter(told_late).count() {
         0 => {}
         count => mended.push(format!("{count} error records were not read before this run: what they say follows")),
