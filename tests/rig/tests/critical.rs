@@ -180,11 +180,19 @@ impl Trial {
         let locked: u64 = memory.parse().context(memory.clone())?;
         println!("a set is open, {} MiB of the daemon's memory are locked", locked >> 10);
         ensure!(locked > 16 << 10 && locked < 200 << 10, "{locked} KiB are locked");
-        // PF_MEMALLOC_NOIO of <linux/sched.h>: the daemon's threads have it, a child has not.
-        let flags = "for t in /proc/$(pidof remap-guardian)/task/*; do read -r line <$t/stat; set -- ${line##*) }; \
-            (( $7 & 0x80000 )) || cat $t/comm; done";
+        // PF_MEMALLOC_NOIO of <linux/sched.h>: the daemon's threads have it, a child has not. The thread that waits for smartctl's scan
+        // goes without it meanwhile; those of a cure never do.
+        let flags = r#"
+for i in {1..60}; do
+    without=$(for t in /proc/$(pidof remap-guardian)/task/*; do read -r line <$t/stat; set -- ${line##*) }; (( $7 & 0x80000 )) || cat $t/comm; done)
+    [ -z "$without" ] && break
+    grep -qxE 'engine|watcher|actuator|reader' <<<"$without" && break
+    sleep 0.5
+done
+echo "$without"
+"#;
         let without = self.vm.ok(flags)?;
-        ensure!(without.is_empty(), "threads that may start I/O to find memory: {without}");
+        ensure!(without.trim().is_empty(), "threads that may start I/O to find memory: {without}");
         Ok(())
     }
 
