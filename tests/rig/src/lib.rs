@@ -27,3 +27,14 @@ pub use agent::Output;
 pub use disk::{Bus, Disk};
 pub use guest::{Guest, Kernel};
 pub use vm::{Console, Vm, VmBuilder};
+
+use anyhow::{Context, Result, ensure};
+use std::path::PathBuf;
+
+/// The files of the product, as `make stage` leaves them: the folder that RIG_PAYLOAD names.
+pub fn payload() -> Result<PathBuf> {
+    let folder = std::env::var_os("RIG_PAYLOAD").context("RIG_PAYLOAD is not set: make test, make demo and make shell set it")?;
+    let folder = PathBuf::from(folder);
+    ensure!(folder.is_dir(), "there is nothing in {}: make stage", folder.display());
+    Ok(folder)
+}

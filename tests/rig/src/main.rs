@@ -1,9 +1,6 @@
 //! `rig`: guests with bad disks, for people.
 
-use std::env;
-use std::path::PathBuf;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use rig::scenario::{BAD_FROM_START, Scenario, Set};
 use rig::{Bus, Console, Vm};
@@ -36,21 +33,13 @@ fn main() -> Result<()> {
     }
 }
 
-/// The files of the product, as `make stage` leaves them.
-fn payload() -> Result<PathBuf> {
-    let folder = env::var_os("RIG_PAYLOAD").context("use “make demo” or “make shell”: they build what a guest runs")?;
-    let folder = PathBuf::from(folder);
-    ensure!(folder.is_dir(), "there is nothing in {}: make stage", folder.display());
-    Ok(folder)
-}
-
 fn demo(sets: Vec<Set>, kernel: Option<&str>) -> Result<()> {
     println!("A guest boots. Everything below happens in it, on a real kernel, systemd and udev.");
-    Scenario::boot(sets, kernel, &payload()?)?.run()
+    Scenario::boot(sets, kernel, &rig::payload()?)?.run()
 }
 
 fn shell(sets: &[Set], kernel: Option<&str>) -> Result<()> {
-    let mut vm = Vm::new().payload(&payload()?).console(Console::Terminal);
+    let mut vm = Vm::new().payload(&rig::payload()?).console(Console::Terminal);
     if let Some(version) = kernel {
         vm = vm.kernel(version);
     }

@@ -1,9 +1,6 @@
 //! Wrong input: one clear message that names it, a non-zero exit, and nothing is changed. Needs what `make stage`
 //! leaves, in the folder that RIG_PAYLOAD names.
 
-use std::env;
-use std::path::Path;
-
 use anyhow::{Context, Result, ensure};
 use remap_guardian::sim::disk::SECTOR;
 use rig::{Bus, Disk, Vm};
@@ -106,9 +103,9 @@ impl Bad {
 /// One guest serves all of this, for a boot costs more than the rest.
 #[test]
 fn bad_input_is_refused_and_changes_nothing() -> Result<()> {
-    let payload = env::var_os("RIG_PAYLOAD").context("RIG_PAYLOAD is not set: run “make test”")?;
+    let payload = rig::payload()?;
     let vm = DISKS.into_iter().fold(Vm::new(), |vm, (name, bus, mib)| vm.disk(Disk::new(name, bus, mib)));
-    let vm = vm.disk(Disk::new("bi-4096", Bus::Nvme, 8).blocks_of_4096()).payload(Path::new(&payload)).boot()?;
+    let vm = vm.disk(Disk::new("bi-4096", Bus::Nvme, 8).blocks_of_4096()).payload(&payload).boot()?;
     let mut bad = Bad { vm, cases: 0, wrong: Vec::new(), before: None };
     bad.vm.install()?;
     without_a_daemon(&mut bad)?;

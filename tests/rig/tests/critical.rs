@@ -2,7 +2,6 @@
 //! leaves nothing that its successor does not put right. Needs what `make stage` leaves, in the folder that RIG_PAYLOAD names.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -131,9 +130,9 @@ struct Payload(PathBuf);
 
 impl Payload {
     fn with_failpoints() -> Result<Self> {
-        let stage = env::var_os("RIG_PAYLOAD").context("RIG_PAYLOAD is not set: run “make test”")?;
+        let stage = rig::payload()?;
         // In the product nothing waits to be told to die.
-        let product = std::fs::read(Path::new(&stage).join("usr/sbin/remap-guardian"))?;
+        let product = std::fs::read(stage.join("usr/sbin/remap-guardian"))?;
         ensure!(!product.windows(18).any(|text| text == b"remap-guardian.die"), "the product has failpoints");
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let build = Command::new(env!("CARGO"))
@@ -141,7 +140,7 @@ impl Payload {
             .current_dir(&workspace)
             .status()?;
         ensure!(build.success(), "the daemon with failpoints cannot be built");
-        let target = Path::new(&stage).parent().context("RIG_PAYLOAD is no folder in the target folder")?;
+        let target = stage.parent().context("RIG_PAYLOAD is no folder in the target folder")?;
         let folder = target.join("stage-failpoints");
         drop(std::fs::remove_dir_all(&folder));
         let copied = Command::new("cp").arg("-al").arg(&stage).arg(&folder).status()?;

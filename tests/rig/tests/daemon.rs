@@ -1,9 +1,7 @@
 //! A daemon that is restarted, killed or stopped, and members that are missing at boot. Needs what `make stage`
 //! leaves, in the folder that RIG_PAYLOAD names.
 
-use std::env;
 use std::ops::Range;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -39,10 +37,10 @@ struct Trial {
 /// One guest serves all of this, for a boot costs more than the rest.
 #[test]
 fn a_daemon_may_come_and_go() -> Result<()> {
-    let payload = env::var_os("RIG_PAYLOAD").context("RIG_PAYLOAD is not set: run “make test”")?;
+    let payload = rig::payload()?;
     let kernels = rig::Guest::find()?.kernels()?;
     let newest = kernels.last().context("no kernel")?;
-    let vm = Vm::new().kernel(&newest.version).payload(Path::new(&payload));
+    let vm = Vm::new().kernel(&newest.version).payload(&payload);
     let vm = vm.disk(Disk::new("d-main", Bus::Nvme, 48)).disk(Disk::new("d-spare", Bus::Scsi, 16)).boot()?;
     let mut trial = Trial { vm, used: 0 };
     trial.protect()?;

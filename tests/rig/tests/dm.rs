@@ -2,7 +2,6 @@
 //! `make stage` leaves, in the folder that RIG_PAYLOAD names.
 
 use std::env;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -34,9 +33,9 @@ fn parse(lines: &str) -> Result<Vec<Value>> {
 /// One guest serves all of this, for a boot costs more than the rest. With RIG_SOAK set also what takes minutes.
 #[test]
 fn it_does_what_dmsetup_does() -> Result<()> {
-    let payload = env::var_os("RIG_PAYLOAD").context("RIG_PAYLOAD is not set: run “make test”")?;
+    let payload = rig::payload()?;
     let vm = DISKS.into_iter().fold(Vm::new(), |vm, (name, bus, mib)| vm.disk(Disk::new(name, bus, mib)));
-    let mut both = Both { vm: vm.payload(Path::new(&payload)).boot()?, checks: 0, wrong: Vec::new(), before: None };
+    let mut both = Both { vm: vm.payload(&payload).boot()?, checks: 0, wrong: Vec::new(), before: None };
     both.vm.install()?;
     failures_put_things_back(&mut both)?;
     busy_devices(&mut both)?;

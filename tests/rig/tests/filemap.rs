@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::ops::Range;
-use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -26,10 +25,10 @@ struct Trial {
 /// One guest serves all of this, for a boot costs more than the rest. With RIG_SOAK set it is done on XFS too.
 #[test]
 fn a_group_follows_its_file() -> Result<()> {
-    let payload = env::var_os("RIG_PAYLOAD").context("RIG_PAYLOAD is not set: run “make test”")?;
+    let payload = rig::payload()?;
     // XFS is never smaller than 300 MB.
     let vm = Vm::new().disk(Disk::new("fm-ext4", Bus::Scsi, 64)).disk(Disk::new("fm-xfs", Bus::Nvme, 320));
-    let mut trial = Trial { vm: vm.payload(Path::new(&payload)).boot()?, device: "", checks: 0 };
+    let mut trial = Trial { vm: vm.payload(&payload).boot()?, device: "", checks: 0 };
     trial.vm.install()?;
     let systems = [("fm-ext4", "mkfs.ext4 -q -E nodiscard"), ("fm-xfs", "mkfs.xfs -q -K")];
     let all = if env::var_os("RIG_SOAK").is_some() { 2 } else { 1 };

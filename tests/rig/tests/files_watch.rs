@@ -1,9 +1,7 @@
 //! `remap-guardian files watch`: a sector under a file goes bad, and it is told at once, as bytes of the file. Needs what
 //! `make stage` leaves, in the folder that RIG_PAYLOAD names.
 
-use std::env;
 use std::ops::Range;
-use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -26,9 +24,9 @@ struct Trial {
 /// One guest serves all of this, for a boot costs more than the rest.
 #[test]
 fn a_bad_sector_is_told_as_bytes_of_the_file() -> Result<()> {
-    let payload = env::var_os("RIG_PAYLOAD").context("RIG_PAYLOAD is not set: run “make test”")?;
+    let payload = rig::payload()?;
     let disks = [Disk::new("fw-main", Bus::Nvme, 64), Disk::new("fw-spare", Bus::Scsi, 16), Disk::new("fw-other", Bus::Scsi, 32)];
-    let vm = disks.into_iter().fold(Vm::new(), |vm, disk| vm.disk(disk)).payload(Path::new(&payload)).boot()?;
+    let vm = disks.into_iter().fold(Vm::new(), |vm, disk| vm.disk(disk)).payload(&payload).boot()?;
     let mut trial = Trial { vm, offset: 0 };
     trial.vm.install()?;
     let (main, spare) = (trial.vm.path("fw-main"), trial.vm.path("fw-spare"));

@@ -1,16 +1,9 @@
 //! The main promise on each kernel of the guest, in turn on NVMe and on SCSI. Needs what `make stage` leaves, in the folder
 //! that RIG_PAYLOAD names.
 
-use std::env;
-use std::path::PathBuf;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rig::scenario::{Scenario, Set};
-use rig::{Bus, Guest};
-
-fn payload() -> Result<PathBuf> {
-    env::var_os("RIG_PAYLOAD").map(PathBuf::from).context("RIG_PAYLOAD is not set: run “make test”")
-}
+use rig::{Bus, Guest, payload};
 
 /// Kernels and buses in pairs, so that a guest is not booted for each combination.
 #[test]

@@ -1,8 +1,6 @@
 //! What only real drivers do: SCSI sense data, time-outs and transport errors as a drive reports them, and disks that are
 //! pulled while I/O runs and while a write is held. Needs what `make stage` leaves, in the folder that RIG_PAYLOAD names.
 
-use std::env;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -22,11 +20,11 @@ struct Trial {
 /// One guest serves all of this, for a boot costs more than the rest.
 #[test]
 fn drives_fail_as_drives_do() -> Result<()> {
-    let payload = env::var_os("RIG_PAYLOAD").context("RIG_PAYLOAD is not set: run “make test”")?;
+    let payload = rig::payload()?;
     // scsi_debug can fail single commands from Linux 6.7 on.
     let kernels = rig::Guest::find()?.kernels()?;
     let newest = kernels.last().context("no kernel")?;
-    let mut vm = Vm::new().kernel(&newest.version).payload(Path::new(&payload));
+    let mut vm = Vm::new().kernel(&newest.version).payload(&payload);
     for (name, bus) in
         [("sense-spare", Bus::Nvme), ("a-main", Bus::Scsi), ("a-spare", Bus::Nvme), ("b-main", Bus::Scsi), ("b-spare", Bus::Nvme)]
     {

@@ -1,8 +1,6 @@
 //! The interface's reference, run as it is printed: its examples, its checks, its troubleshooting. Needs what `make stage`
 //! leaves, in the folder that RIG_PAYLOAD names.
 
-use std::env;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -65,10 +63,10 @@ impl Reader {
 /// One guest serves all of this, for a boot costs more than the rest.
 #[test]
 fn the_reference_works_as_printed() -> Result<()> {
-    let payload = env::var_os("RIG_PAYLOAD").context("RIG_PAYLOAD is not set: run “make test”")?;
+    let payload = rig::payload()?;
     // Far from both ends, where udev reads.
     let bad = Disk::new("main", Bus::Scsi, 64).fault(Fault::unreadable(65_536..65_544));
-    let vm = Vm::new().disk(bad).disk(Disk::new("spare", Bus::Scsi, 8)).payload(Path::new(&payload)).boot()?;
+    let vm = Vm::new().disk(bad).disk(Disk::new("spare", Bus::Scsi, 8)).payload(&payload).boot()?;
     let mut reader = Reader { vm, wrong: Vec::new() };
     reader.vm.install()?;
     basic_setup(&mut reader)?;

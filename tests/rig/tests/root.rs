@@ -2,7 +2,6 @@
 //! last at a shutdown is not lost. Needs what `make stage` leaves, in the folder that RIG_PAYLOAD names.
 
 use std::env;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -39,8 +38,8 @@ struct Machine {
 
 #[test]
 fn the_root_file_system_heals() -> Result<()> {
-    let payload = env::var_os("RIG_PAYLOAD").context("RIG_PAYLOAD is not set: run “make test”")?;
-    let vm = Vm::new().payload(Path::new(&payload)).disk(Disk::new("sys-main", Bus::Virtio, 1536));
+    let payload = rig::payload()?;
+    let vm = Vm::new().payload(&payload).disk(Disk::new("sys-main", Bus::Virtio, 1536));
     let vm = vm.disk(Disk::new("sys-spare", Bus::Virtio, 32)).disk(Disk::new("initrd", Bus::Virtio, 96)).boot()?;
     let mut machine = Machine { vm, used: 0 };
     machine.moves_to_a_set()?;
