@@ -181,26 +181,21 @@ fn leads_to(link: &Path, minor: u32) -> bool {
     }
 }
 
-/// Takes away a `/dev/mapper/<name>` that leads nowhere, a link or a node of its own, where no udev does it.
+/// Takes away a `/dev/mapper/<name>` that leads nowhere, a link or a node of its own. A udev that works has done it already; one
+/// that hangs does not know of a link that we made, and leaves it also when it goes on.
 pub fn forget_node(name: &str) {
     let link = node(name);
     let kind = link.symlink_metadata().map(|metadata| metadata.file_type());
     if kind.is_ok_and(|kind| kind.is_symlink() || kind.is_block_device()) && backing::devno(&link).is_err() {
-        take_away(&link);
+        // One that stays behind is replaced by the next device of that name.
+        let _ = std::fs::remove_file(link);
     }
 }
 
-/// Takes away the `/dev/mapper/<name>` of a device that has another name now, where no udev does it.
+/// Takes away the `/dev/mapper/<name>` of a device that has another name now; as [`forget_node`].
 pub fn forget_old_node(name: &str, minor: u32) {
     let link = node(name);
     if leads_to(&link, minor) {
-        take_away(&link);
-    }
-}
-
-fn take_away(link: &Path) {
-    if !runs() {
-        // One that stays behind is replaced by the next device of that name.
         let _ = std::fs::remove_file(link);
     }
 }
