@@ -4,6 +4,9 @@
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::configure_io_flusher_behavior;
 
+/// Stack of a thread on the path of a cure, bytes; all of it is locked.
+pub const STACK: usize = 256 << 10;
+
 /// What the heap gets in advance, bytes. A daemon with a few sets and some ten thousand remaps needs a quarter of it.
 const HEAP: usize = 32 << 20;
 
@@ -32,8 +35,10 @@ pub fn hold() -> Vec<String> {
 pub fn for_a_child<T>(start: impl FnOnce() -> T) -> T {
     let flushes = rustix::process::is_io_flusher().is_ok_and(|flushes| flushes) && configure_io_flusher_behavior(false).is_ok();
     let started = start();
-    if flushes && let Err(error) = configure_io_flusher_behavior(true) {
-        tracing::warn!(%error, "a thread may start I/O to find memory from now on");
+    if flushes {
+        if let Err(error) = configure_io_flusher_behavior(true) {
+            tracing::warn!(%error, "a thread may start I/O to find memory from now on");
+        }
     }
     started
 }

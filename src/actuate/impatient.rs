@@ -3,13 +3,11 @@
 
 use crate::actuate::DirectDevice;
 use crate::edge::{BlockIo, IoError};
+use crate::memory::STACK;
 use crate::model::{Sector, Sectors};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-
-/// Stack of the reading thread; all of it is locked in memory.
-const STACK: usize = 256 << 10;
 
 type Answer = (u64, Result<Vec<u8>, IoError>);
 

@@ -77,7 +77,7 @@ impl SetState {
         let longest = self.spares.iter().map(|spare| spare.reserve.longest()).max().unwrap_or_default();
         let mut parts = pieces(fault.extent, longest.min(spare_len(fault.extent.len(), block)), block);
         if parts.is_empty() {
-            if self.spares.iter().any(|spare| spare.refilling) {
+            if self.waits_for_space() {
                 self.waiting.push(fault);
                 return self.refill(now);
             }
@@ -87,7 +87,7 @@ impl SetState {
         for part in parts {
             let fault = Fault { extent: part, ..fault.clone() };
             let remap = self.take_spare(part);
-            if remap.is_none() && self.spares.iter().any(|spare| spare.refilling) {
+            if remap.is_none() && self.waits_for_space() {
                 self.waiting.push(fault);
                 continue;
             }

@@ -191,6 +191,11 @@ impl SetState {
         }
     }
 
+    /// Whether an answer to [`Effect::Reserve`] is to come.
+    pub(crate) fn waits_for_space(&self) -> bool {
+        self.spares.iter().any(|spare| spare.refilling)
+    }
+
     /// Asks for spare space where less than half of what policy keeps ready is left.
     pub(super) fn refill(&mut self, now: Millis) -> Vec<Effect> {
         let set = self.id();

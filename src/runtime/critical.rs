@@ -5,8 +5,9 @@
 use super::actuator::{Cure, Hands, Stopping, Trial};
 use super::daemon::uptime;
 use crate::engine::{Effect, Engine, Event};
+use crate::memory::STACK;
 use crate::model::SetId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -14,9 +15,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
-
-/// Stack of a thread that is on the path of a cure; all of it is locked in memory.
-const STACK: usize = 256 << 10;
 
 /// Reports that wait for the rest of the daemon at most.
 const REPORTS: usize = 16_384;
@@ -153,10 +151,10 @@ impl Owner {
             Event::Closed { set, reason } => closed = Some((*set, reason.clone())),
             _ => {}
         }
-        let mut next = Some(event);
-        while let Some(event) = next.take() {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
             for effect in self.engine.apply(uptime(), event) {
-                next = self.give_out(effect).or(next);
+                events.extend(self.give_out(effect));
             }
         }
         if let Some((set, reason)) = closed {
@@ -215,25 +213,43 @@ mod tests {
     use crate::model::{Identity, Member, Millis, Secret, Sectors, SetDescription, SetName};
     use crate::policy::Policy;
 
-    fn opened() -> (SetId, Event) {
-        let id = SetId(uuid::Uuid::from_u128(1));
+    fn opened(spares: u16) -> (SetId, Event) {
+        let id = SetId(uuid::Uuid::from_u128(spares.into()));
         let set = SetDescription {
             id,
             name: SetName::new("data").unwrap(),
             main: Identity { sectors: Sectors(1 << 20), logical_block: 512, physical_block: 4096, ..Identity::default() },
-            spares: vec![Identity::default()],
+            spares: vec![Identity::default(); spares.into()],
             secret: Secret([0; 16]),
             geometry: Vec::new(),
             created: Millis(0),
         };
         let policy = Box::new(Policy::test_balanced());
-        (id, Event::Opened { set: Box::new(set), remaps: Vec::new(), capacity: vec![Sectors(1 << 10)], policy })
+        (id, Event::Opened { set: Box::new(set), remaps: Vec::new(), capacity: vec![Sectors(1 << 10); spares.into()], policy })
+    }
+
+    /// A spare whose request for space was lost is told so, or it would wait for ever, and with it every cure of its set.
+    #[tokio::test]
+    async fn no_lost_request_for_spare_space_is_waited_for() {
+        let (critical, mut reports, thread) = Critical::start(Engine::new()).unwrap();
+        let (other, opened_other) = opened(0);
+        critical.event(opened_other);
+        for n in 0..REPORTS {
+            let (summary, worse) = ("SMART".into(), vec![format!("counter {n}")]);
+            critical.event(Event::Smart { set: other, member: Member::Main, summary, worse });
+        }
+        let (_, opened) = opened(2);
+        critical.event(opened);
+        assert!(!critical.ask(|engine| engine.sets().any(|set| set.waits_for_space())).await.unwrap());
+        critical.stop();
+        while reports.recv().await.is_some() {}
+        thread.join().unwrap();
     }
 
     #[tokio::test]
     async fn the_thread_waits_for_nobody_and_says_what_was_lost() {
         let (critical, mut reports, thread) = Critical::start(Engine::new()).unwrap();
-        let (set, opened) = opened();
+        let (set, opened) = opened(1);
         critical.event(opened);
         let more = 100;
         for n in 0..REPORTS + more {
