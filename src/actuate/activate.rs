@@ -82,11 +82,10 @@ pub struct Active {
 
 impl Active {
     fn of(info: &DeviceInfo) -> Option<Active> {
-        let set = info.uuid()?.to_string();
-        let set = set.strip_prefix(UUID_PREFIX)?;
+        let uuid = info.uuid().map(ToString::to_string).filter(|uuid| uuid.starts_with(UUID_PREFIX))?;
         Some(Active {
             name: info.name()?.to_string(),
-            set: uuid::Uuid::try_parse(set).ok().map(SetId),
+            set: text::set_of(&uuid),
             devno: (info.device().major, info.device().minor),
             suspended: info.flags().contains(DmFlags::DM_SUSPEND),
             has_table: info.flags().contains(DmFlags::DM_ACTIVE_PRESENT),

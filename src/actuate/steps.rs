@@ -44,19 +44,13 @@ impl Actuator {
     /// Does one step.
     pub fn run(&mut self, step: &Step) -> Outcome {
         match step {
-            Step::Fence(extent) => match self.target.fence(*extent, FENCE_MS) {
-                Ok(fence) => {
-                    reached("fence");
-                    Outcome::Fenced(fence)
-                }
+            Step::Fence(extent) => match self.target.fence(*extent, FENCE_MS).inspect(|_| reached("fence")) {
+                Ok(fence) => Outcome::Fenced(fence),
                 Err(fault) => failed("could not fence the range", &fault),
             },
             Step::Salvage { fence, remap, medium, covered } => self.salvage(*fence, remap, *medium, covered),
-            Step::Seal(fence) => match self.target.seal(*fence) {
-                Ok(()) => {
-                    reached("sealed");
-                    Outcome::Sealed
-                }
+            Step::Seal(fence) => match self.target.seal(*fence).inspect(|()| reached("sealed")) {
+                Ok(()) => Outcome::Sealed,
                 Err(fault) => failed("could not seal the fence", &fault),
             },
             Step::Commit(remap) => self.commit(*remap),
@@ -110,7 +104,7 @@ impl Actuator {
         content.resize(spare_len(remap.main.len(), self.block).bytes() as usize, 0);
         let spare = &self.spares[remap.spare as usize];
         let spare_extent = remap.spare_extent();
-        let written = spare.io.write(remap.at, &content).map(|()| reached("salvage written"));
+        let written = spare.io.write(remap.at, &content).inspect(|()| reached("salvage written"));
         match written.and_then(|()| spare.io.flush()) {
             Ok(()) => reached("salvage flushed"),
             Err(IoError::Medium(error)) if answers_elsewhere(spare.io.as_ref(), spare_extent) => {
@@ -129,11 +123,8 @@ impl Actuator {
         let seq = self.spares.iter().map(|spare| spare.table.next_seq()).max().unwrap_or(1);
         let remap = Remap { seq, ..remap };
         let spare = &mut self.spares[remap.spare as usize];
-        match spare.table.commit(spare.io.as_ref(), remap) {
-            Ok(()) => {
-                reached("record written");
-                Outcome::Committed(remap)
-            }
+        match spare.table.commit(spare.io.as_ref(), remap).inspect(|()| reached("record written")) {
+            Ok(()) => Outcome::Committed(remap),
             Err(CommitError::NotWritten(reason)) => Outcome::NotCommitted(reason.to_string()),
             Err(CommitError::Unknown(reason)) => match spare.table.settle(spare.io.as_ref()) {
                 Ok(()) => Outcome::NotCommitted(reason.to_string()),

@@ -227,6 +227,7 @@ mod tests {
         assert_eq!(changes, [change("a", 0, What::Removed), change("b", 0, What::Created)]);
         assert_eq!(seen.update(listed(&[("c", 0, 0)]), |_| Some(8)), [change("c", 0, What::Renamed { from: name("b") })]);
     }
+
     #[test]
     fn a_device_that_gets_its_first_table_is_the_same() {
         let mut seen = Seen::default();

@@ -2,6 +2,7 @@
 //! loads the table, opens. Never opens a device whose table is not known completely (S4, S8).
 
 use super::seen::Seen;
+use super::shield;
 use super::watcher::From;
 use crate::actuate::impatient::ImpatientDevice;
 use crate::actuate::probe::Prober;
@@ -85,6 +86,14 @@ pub fn discover(devices: &[FoundDevice]) -> BTreeMap<SetId, Candidate> {
         }
     }
     found.into_iter().map(|(id, (_, candidate))| (id, candidate)).collect()
+}
+
+/// Finds sets and shields their main devices: before anything is opened, and also of what cannot be.
+pub fn discover_and_shield(devices: &[FoundDevice]) -> BTreeMap<SetId, Candidate> {
+    let found = discover(devices);
+    let sets: Vec<&SetDescription> = found.values().map(|candidate| &candidate.desc).collect();
+    shield::raise(shield::LIST, &sets, devices);
+    found
 }
 
 fn find_main(desc: &SetDescription, devices: &[FoundDevice]) -> Result<FoundDevice, String> {

@@ -2,12 +2,11 @@
 
 use super::assemble::{self, Candidate, Opened};
 use super::daemon::*;
-use super::{actuator, inputs, shield, watcher};
+use super::{actuator, inputs, watcher};
 use crate::edge::Store;
 use crate::engine::Event;
 use crate::model::*;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 impl Daemon {
     /// Tells when the look that is under way has ended.
@@ -32,13 +31,7 @@ impl Daemon {
         let claimed = self.claimed.clone();
         tokio::task::spawn_blocking(move || {
             let candidates = match inputs::devices(&settings) {
-                Ok(devices) => {
-                    let found = assemble::discover(&devices);
-                    // Before anything is opened, and also of what cannot be.
-                    let sets: Vec<&SetDescription> = found.values().map(|candidate| &candidate.desc).collect();
-                    shield::raise(Path::new(shield::LIST), &sets, &devices);
-                    found
-                }
+                Ok(devices) => assemble::discover_and_shield(&devices),
                 Err(error) => {
                     tracing::error!(%error, "the block devices cannot be listed");
                     BTreeMap::new()

@@ -7,7 +7,7 @@
 //! ([`super::lock`]) with the state in `/var`; at shutdown an early one takes over again.
 
 use super::seen::Seen;
-use super::{assemble, inputs, lock, partitions, shield};
+use super::{assemble, inputs, lock, partitions};
 use crate::actuate::{activate, target};
 use crate::config::Settings;
 use crate::edge::Store;
@@ -32,9 +32,7 @@ pub fn assemble_once(settings: &Settings) -> anyhow::Result<Vec<String>> {
         return Ok(Vec::new());
     }
     let devices = inputs::devices(settings).context("the block devices cannot be listed")?;
-    let found = assemble::discover(&devices);
-    let sets: Vec<_> = found.values().map(|candidate| &candidate.desc).collect();
-    shield::raise(Path::new(shield::LIST), &sets, &devices);
+    let found = assemble::discover_and_shield(&devices);
     let seen = Seen::load(&settings.run_dir);
     let mut said = Vec::new();
     for (id, candidate) in &found {
@@ -80,26 +78,27 @@ pub fn begin(settings: Settings) -> anyhow::Result<Option<Settings>> {
     Ok(None)
 }
 
-/// Moves the history that an early daemon wrote into the store. To be called while no early daemon runs.
+/// Moves the history that an early daemon wrote into the store. To be called while no early daemon runs. What cannot be moved stays
+/// for the next start, and then comes twice rather than not at all.
 pub fn take_history(store: &dyn Store) {
     let state = Path::new(RUN).join(STATE);
     let path = state.join("store");
     if !path.exists() {
         return;
     }
-    let entries = SledStore::open(&path)
-        .map_err(|error| error.to_string())
-        .and_then(|early| early.history(None, Millis(0), usize::MAX).map_err(|error| error.to_string()));
-    match entries {
-        Ok(entries) => {
-            let failed = entries.iter().find_map(|entry| store.append(entry).err());
-            if let Some(error) = failed {
-                tracing::warn!(%error, "history from before the root file system is not complete");
-            }
-        }
-        Err(error) => tracing::warn!(error, "history from before the root file system cannot be read"),
+    if let Err(error) = move_history(&path, store) {
+        tracing::warn!("history from before the root file system stays in {}: {error}", path.display());
+        return;
     }
     if let Err(error) = std::fs::remove_dir_all(&state) {
         tracing::debug!(%error, "{} stays", state.display());
     }
+}
+
+fn move_history(from: &Path, store: &dyn Store) -> anyhow::Result<()> {
+    let early = SledStore::open(from)?;
+    for entry in early.history(None, Millis(0), usize::MAX)? {
+        store.append(&entry)?;
+    }
+    Ok(store.flush()?)
 }

@@ -6,7 +6,6 @@ use crate::actuate::{Access, DirectDevice, SpareTable, activate, read_header, wi
 use crate::control::Reason;
 use crate::edge::FoundDevice;
 use crate::model::{SetDescription, SetId, SetName};
-use std::path::Path;
 
 /// A spare of the set that is attached.
 pub struct Attached {
@@ -53,8 +52,7 @@ pub fn choose(name: &SetName, mut known: Vec<SetDescription>) -> Result<SetDescr
 /// Takes the sets of this name from the list of main devices, which is all that is left of them: no disk and no registry speaks of
 /// them. `None` if there is none.
 pub fn unshield(name: &SetName, sure: bool, settings: &crate::config::Settings) -> Option<Vec<String>> {
-    let path = Path::new(shield::LIST);
-    let list = shield::read(path).ok()?;
+    let list = shield::read(shield::LIST).ok()?;
     let entries: Vec<_> =
         list.into_iter().filter(|entry| entry.name == *name || entry.set.to_string() == name.as_str()).collect();
     let main = entries.iter().map(|entry| words(&entry.main)).collect::<Vec<_>>().join(", ");
@@ -68,7 +66,7 @@ pub fn unshield(name: &SetName, sure: bool, settings: &crate::config::Settings) 
         ]);
     }
     let devices = super::inputs::devices(settings).unwrap_or_default();
-    entries.iter().for_each(|entry| shield::lift(path, entry.set, &devices));
+    entries.iter().for_each(|entry| shield::lift(shield::LIST, entry.set, &devices));
     Some(vec![format!("“{name}” is forgotten: its main device ({main}) is a plain disk")])
 }
 

@@ -4,24 +4,28 @@ use anyhow::Context;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a daemon that was told to hand over may take: its cures come to their end first.
 const HAND_OVER: Duration = Duration::from_secs(15);
 
+/// A file beside the directory of the socket, which systemd removes when the service stops.
+pub fn beside(run_dir: &Path, ending: &str) -> PathBuf {
+    let mut path = run_dir.as_os_str().to_owned();
+    path.push(ending);
+    path.into()
+}
+
 fn open(run_dir: &Path) -> anyhow::Result<File> {
-    let mut path: OsString = run_dir.as_os_str().to_owned();
-    path.push(".lock");
-    let path = Path::new(&path);
+    let path = beside(run_dir, ".lock");
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
     }
-    let options = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    let options = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     options.with_context(|| format!("{} cannot be opened", path.display()))
 }
 
@@ -36,8 +40,7 @@ fn try_lock(file: &File) -> anyhow::Result<bool> {
 /// Sees to it that one process at a time touches members. The lock goes when the process has ended with all its threads, also
 /// those that sit in a disk that does not answer: until then their I/O may still reach a spare.
 ///
-/// A lock on a file that only root can open, rather than a name that any user could take. It is beside the directory of the
-/// socket, which systemd removes when the service stops. The file holds the process's number: an early daemon (see
+/// A lock on a file that only root can open, rather than a name that any user could take. The file holds the process's number: an early daemon (see
 /// [`super::early`]) is told to hand over, any other one stays.
 pub fn only_one(run_dir: &Path) -> anyhow::Result<()> {
     let mut file = open(run_dir)?;

@@ -14,7 +14,6 @@ use crate::engine::{Event, SetState};
 use crate::model::{Entry, Extent, Millis, SetDescription, SetId, SetName, What};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::path::Path;
 use tokio::sync::oneshot::{Receiver, Sender};
 
 /// Entries in one answer to `News`.
@@ -397,7 +396,7 @@ fn give_up(
     store.queue(move |store| drop(tell.send(store.remove_set(id))));
     let removed = told.recv().map_err(|_| stopping())?;
     removed.map_err(|error| Reason::new(format!("the spares are blank, but the registry is not: {error}"), "repeat it"))?;
-    shield::lift(Path::new(shield::LIST), id, &devices);
+    shield::lift(shield::LIST, id, &devices);
     let done = wiped.iter().map(|spare| format!("{spare} is blank"));
     Ok((done.chain(later).chain([format!("“{}” is forgotten", desc.name)]).collect(), Some(wiped)))
 }
@@ -433,10 +432,10 @@ fn write_and_open(
     seen: &Seen,
 ) -> Result<assemble::Opened, Reason> {
     // First: from here on nobody finds the file system by its UUID on main itself.
-    shield::raise(Path::new(shield::LIST), &[desc], devices);
+    shield::raise(shield::LIST, &[desc], devices);
     let opened = create::write(desc, wish).and_then(|()| open_new(desc, wish, devices, settings, seen));
     if opened.is_err() {
-        shield::lift(Path::new(shield::LIST), desc.id, devices);
+        shield::lift(shield::LIST, desc.id, devices);
     }
     opened
 }

@@ -1,6 +1,7 @@
 //! How far the error ring of each device has been read *and* written to history, for the next run of the daemon. Kept where it
 //! lives as long as the ring: in /run. It is written late rather than early: after a crash an entry may come twice, none is missing.
 
+use super::lock::beside;
 use crate::model::SetId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -24,11 +25,9 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Reads what the last run left beside the directory of the socket, which systemd removes when the service stops.
+    /// Reads what the last run left.
     pub fn load(run_dir: &Path) -> Seen {
-        let mut path = run_dir.as_os_str().to_owned();
-        path.push(".seen");
-        let path = PathBuf::from(path);
+        let path = beside(run_dir, ".seen");
         // What is not there or not whole is read again from the start of the ring.
         let places = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
         Seen { path, places: Arc::new(Mutex::new(places)) }

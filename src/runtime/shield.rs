@@ -5,14 +5,14 @@
 //! goes into the initramfs as it is. Only the daemon writes it; what the disks say is written over what it says.
 
 use crate::edge::FoundDevice;
-use crate::memory::for_a_child;
 use crate::model::{Identity, SetDescription, SetId, SetName};
+use crate::sources::tool::run;
 use serde::{Deserialize, Serialize};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Where the list is.
 pub const LIST: &str = "/etc/remap-guardian/mains.toml";
@@ -61,7 +61,7 @@ struct List {
 }
 
 /// Reads the list; where there is none, nothing is shielded.
-pub fn read(path: &Path) -> io::Result<Vec<Shielded>> {
+pub fn read(path: impl AsRef<Path>) -> io::Result<Vec<Shielded>> {
     let text = match std::fs::read_to_string(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
@@ -86,8 +86,8 @@ fn write(path: &Path, main: Vec<Shielded>) -> io::Result<()> {
 }
 
 /// Adds sets to the list, and has udev look again at the devices that are theirs. Nothing happens if they are in it already.
-pub fn raise(path: &Path, sets: &[&SetDescription], devices: &[FoundDevice]) {
-    change(path, devices, |list| {
+pub fn raise(path: impl AsRef<Path>, sets: &[&SetDescription], devices: &[FoundDevice]) {
+    change(path.as_ref(), devices, |list| {
         for set in sets {
             list.retain(|old| old.set != set.id);
             list.push(Shielded { name: set.name.clone(), set: set.id, main: set.main.clone() });
@@ -96,8 +96,8 @@ pub fn raise(path: &Path, sets: &[&SetDescription], devices: &[FoundDevice]) {
 }
 
 /// Takes a set from the list, and has udev look again at the devices that were its main.
-pub fn lift(path: &Path, set: SetId, devices: &[FoundDevice]) {
-    change(path, devices, |list| list.retain(|old| old.set != set));
+pub fn lift(path: impl AsRef<Path>, set: SetId, devices: &[FoundDevice]) {
+    change(path.as_ref(), devices, |list| list.retain(|old| old.set != set));
 }
 
 fn change(path: &Path, devices: &[FoundDevice], edit: impl FnOnce(&mut Vec<Shielded>)) {
@@ -132,25 +132,18 @@ fn change(path: &Path, devices: &[FoundDevice], edit: impl FnOnce(&mut Vec<Shiel
 }
 
 /// Has udev work through its rules again for these devices, and waits for it, so that links are right when this returns.
-fn look_again(names: &[&str]) -> io::Result<()> {
+fn look_again(names: &[&str]) -> Result<(), String> {
     if names.is_empty() || !crate::dm::udev::runs() {
         return Ok(());
     }
     let paths = names.iter().map(|name| format!("/sys/class/block/{name}"));
     let mut command = Command::new("udevadm");
-    command.args(["trigger", "--settle", "--action=change"]).args(paths).stdin(Stdio::null()).stdout(Stdio::null());
-    let mut child = for_a_child(|| command.spawn())?;
-    let start = Instant::now();
-    while start.elapsed() < SETTLE {
-        match child.try_wait()? {
-            Some(status) if status.success() => return Ok(()),
-            Some(status) => return Err(io::Error::other(format!("udevadm: {status}"))),
-            None => std::thread::sleep(Duration::from_millis(20)),
-        }
+    command.args(["trigger", "--settle", "--action=change"]).args(paths);
+    match run(&mut command, SETTLE) {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!("udevadm: {}", output.status)),
+        Err(why) => Err(format!("udevadm {why}")),
     }
-    child.kill()?;
-    child.wait()?;
-    Err(io::Error::other(format!("no answer within {} s", SETTLE.as_secs())))
 }
 
 #[cfg(test)]

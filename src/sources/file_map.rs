@@ -1,7 +1,7 @@
 //! Where a file is on a set: its extents, followed down through linear volumes and partitions to the set's device.
 
 use super::devices::attribute;
-use crate::actuate::target_text::UUID_PREFIX;
+use crate::actuate::target_text::set_of;
 use crate::dm::{Error, Line, Mapper, Target};
 use crate::model::units::SECTOR_BYTES;
 use crate::model::{Extent, Sector, Sectors, SetId};
@@ -158,8 +158,8 @@ fn layer_of(sysfs: &Path, (major, minor): Number) -> Layer {
     };
     let uuid = attribute(&dir, "dm/uuid").unwrap_or_default();
     let path = PathBuf::from("/dev/mapper").join(&name);
-    if let Some(set) = uuid.strip_prefix(UUID_PREFIX).and_then(|id| uuid::Uuid::try_parse(id).ok()) {
-        return Layer::Set(SetId(set), path);
+    if let Some(set) = set_of(&uuid) {
+        return Layer::Set(set, path);
     }
     match table((major, minor)) {
         Ok(lines) => linear(&lines).map_or_else(|kind| Layer::Other(format!("{} ({kind})", path.display())), Layer::Linear),

@@ -9,6 +9,7 @@ pub mod kmsg_text;
 pub mod partition_table;
 pub mod signature;
 pub mod smart;
+pub mod tool;
 pub mod udev;
 
 use std::io;

@@ -1,6 +1,6 @@
 //! The partition table on a device, as libblkid reads it: GPT, MBR with its logical partitions, and what else it knows.
 
-use super::signature;
+use super::tool::{PROBE_TIME, run};
 use crate::actuate::partitions::Partition;
 use std::path::Path;
 use std::process::Command;
@@ -11,10 +11,13 @@ const EXTENDED: [&str; 3] = ["0x5", "0xf", "0x85"];
 /// The partitions of a device; `None` if it has no partition table, or none that can be read: partx does not tell which.
 ///
 /// It is read by partx, which opens the device for reading only, so that no udev event comes of it.
-pub fn read(node: &Path) -> Result<Option<Vec<Partition>>, signature::SignatureError> {
+///
+/// # Errors
+/// If partx cannot be run, in words.
+pub fn read(node: &Path) -> Result<Option<Vec<Partition>>, String> {
     let mut command = Command::new("partx");
     command.env("LC_ALL", "C").args(["--raw", "--noheadings", "--output", "NR,START,SECTORS,TYPE", "--"]).arg(node);
-    let output = signature::run(&mut command, signature::PROBE_TIME).map_err(signature::SignatureError::Partx)?;
+    let output = run(&mut command, PROBE_TIME).map_err(|why| format!("partx {why}"))?;
     Ok(output.status.success().then(|| parse(&String::from_utf8_lossy(&output.stdout))))
 }
 

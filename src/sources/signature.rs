@@ -1,17 +1,13 @@
 //! What a device already holds: file systems, partition tables, spares. Asked before a device becomes a member.
 
-use crate::memory::for_a_child;
+use super::tool::{PROBE_TIME, run};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 /// What every header on a spare begins with.
 pub const SPARE_MAGIC: &[u8; 8] = b"RMPGUARD";
-
-/// How long a probe may take: a failing disk answers slowly.
-pub(super) const PROBE_TIME: Duration = Duration::from_secs(60);
 
 /// Why nothing is known of a device's content.
 #[derive(Debug, thiserror::Error)]
@@ -22,9 +18,6 @@ pub enum SignatureError {
     /// blkid failed.
     #[error("blkid {0}")]
     Probe(String),
-    /// partx could not be run.
-    #[error("partx {0}")]
-    Partx(String),
 }
 
 /// What the device holds, in words; `None` if there is nothing that any tool would know.
@@ -115,26 +108,6 @@ fn describe(export: &str) -> String {
     }
 }
 
-/// Runs a command whose output is small, for at most `bound`.
-pub(super) fn run(command: &mut Command, bound: Duration) -> Result<Output, String> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = for_a_child(|| command.spawn());
-    let mut child = child.map_err(|error| format!("cannot be run: {error}"))?;
-    let start = Instant::now();
-    loop {
-        match child.try_wait() {
-            Ok(Some(_)) => return child.wait_with_output().map_err(|error| error.to_string()),
-            Ok(None) if start.elapsed() < bound => std::thread::sleep(Duration::from_millis(10)),
-            Ok(None) => {
-                // It may sit in an uninterruptible read: it is killed, not waited for.
-                let _ = child.kill();
-                return Err(format!("gave no answer within {} s", bound.as_secs()));
-            }
-            Err(error) => return Err(error.to_string()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,12 +146,6 @@ mod tests {
     #[test]
     fn an_unreadable_device_is_not_empty() {
         assert!(matches!(signature(Path::new("/dev/absent")), Err(SignatureError::Unreadable(..))));
-    }
-
-    #[test]
-    fn a_slow_probe_is_given_up() {
-        let error = run(Command::new("sleep").arg("60"), Duration::from_millis(50)).unwrap_err();
-        assert!(error.contains("no answer"), "{error}");
     }
 
     #[test]

@@ -270,7 +270,7 @@ impl Kernel {
                 if let Err(error) = drive.read(sector, &mut bytes) {
                     return failed(error);
                 }
-                if marked && let Some(lost) = self.first_lost(at, &bytes) {
+                if let Some(lost) = marked.then(|| self.first_lost(at, &bytes)).flatten() {
                     return Step::Failed { member, sector, len, why: Why::Lost(lost) };
                 }
                 self.ios.get_mut(&id).expect("it is under way").read.extend(bytes);
