@@ -40,8 +40,8 @@ fn try_lock(file: &File) -> anyhow::Result<bool> {
 /// Sees to it that one process at a time touches members. The lock goes when the process has ended with all its threads, also
 /// those that sit in a disk that does not answer: until then their I/O may still reach a spare.
 ///
-/// A lock on a file that only root can open, rather than a name that any user could take. The file holds the process's number: an early daemon (see
-/// [`super::early`]) is told to hand over, any other one stays.
+/// A lock on a file that only root can open, rather than a name that any user could take. The file holds the process's number: an
+/// early daemon (see [`super::early`]) is told to hand over, any other one stays.
 pub fn only_one(run_dir: &Path) -> anyhow::Result<()> {
     let mut file = open(run_dir)?;
     let deadline = Instant::now() + HAND_OVER;
