@@ -7,6 +7,7 @@ pub mod partitions;
 pub mod probe;
 pub mod reconcile;
 pub mod salvage;
+pub mod spare_examine;
 pub mod spare_header;
 mod spare_load;
 pub mod spare_table;
@@ -18,6 +19,7 @@ mod test_disk;
 pub mod verify;
 
 pub use block::{Access, DirectDevice};
+pub use spare_examine::{Examined, ExaminedTable, RepairError, Step, Unequal, examine, repair};
 pub use spare_header::{BadCopy, FormatError, FoundHeader, NoHeader, format_spare, read_header, wipe_headers, write_headers};
 pub use spare_load::{DamagedBlock, SlotProblem};
 pub use spare_table::{CommitError, NotWritten, OpenError, SpareTable};

@@ -158,8 +158,19 @@ fn header_b(io: &dyn BlockIo) -> Option<Sector> {
 /// Reads who a device says it is. Changes nothing; does not check that it is the device the header describes
 /// ([`crate::model::Identity::matches`] does).
 pub fn read_header(io: &dyn BlockIo) -> Result<FoundHeader, NoHeader> {
-    let Some(at_b) = header_b(io) else { return Err(NoHeader::NotOurs) };
-    match (read_copy(io, Sector(0)), read_copy(io, at_b)) {
+    let Some([a, b]) = read_copies(io) else { return Err(NoHeader::NotOurs) };
+    judge(io, a, b)
+}
+
+/// What is at the two places of a header, start and end; `None` on a device that is too small to have them.
+pub(super) fn read_copies(io: &dyn BlockIo) -> Option<[Result<Header, BadCopy>; 2]> {
+    let at_b = header_b(io)?;
+    Some([read_copy(io, Sector(0)), read_copy(io, at_b)])
+}
+
+/// What the two copies come to.
+pub(super) fn judge(io: &dyn BlockIo, a: Result<Header, BadCopy>, b: Result<Header, BadCopy>) -> Result<FoundHeader, NoHeader> {
+    match (a, b) {
         (Ok(a), Ok(b)) => choose(a, b),
         // Half of a header rewrite by a newer version: the other half would mislead.
         (_, Err(BadCopy::Invalid(HeaderError::Newer { found }))) | (Err(BadCopy::Invalid(HeaderError::Newer { found })), _) => {

@@ -56,7 +56,7 @@ pub(super) struct Loaded {
     pub equal: bool,
 }
 
-type Slot = Result<TableBlock, SlotProblem>;
+pub(super) type Slot = Result<TableBlock, SlotProblem>;
 
 impl Scope {
     pub fn new(set: &SetDescription, spare: u16) -> Option<Scope> {
@@ -90,20 +90,14 @@ impl Scope {
 
     /// Reads every block of the table.
     pub fn load(&self, io: &dyn BlockIo) -> Result<(Vec<Loaded>, Vec<DamagedBlock>), OpenError> {
+        Ok(hold(self.slots(io)?))
+    }
+
+    /// Both slots of every block, in order.
+    pub fn slots(&self, io: &dyn BlockIo) -> Result<Vec<[Slot; 2]>, OpenError> {
         let first = self.read_slots(io, 0)?;
         let second = self.read_slots(io, 1)?;
-        let mut blocks = Vec::with_capacity(first.len());
-        let mut damaged = Vec::new();
-        for (index, (a, b)) in (0u32..).zip(first.into_iter().zip(second)) {
-            match choose(a, b) {
-                Ok(loaded) => blocks.push(loaded),
-                Err(slots) => {
-                    damaged.push(DamagedBlock { index, slots });
-                    blocks.push(Loaded { records: Vec::new(), seq: 0, current: 0, equal: false });
-                }
-            }
-        }
-        Ok((blocks, damaged))
+        Ok(first.into_iter().zip(second).map(|(a, b)| [a, b]).collect())
     }
 
     fn read_slots(&self, io: &dyn BlockIo, slot: u8) -> Result<Vec<Slot>, OpenError> {
@@ -126,6 +120,22 @@ impl Scope {
         }
         Ok(slots)
     }
+}
+
+/// What holds of each block; and the blocks of which nothing does.
+pub(super) fn hold(slots: Vec<[Slot; 2]>) -> (Vec<Loaded>, Vec<DamagedBlock>) {
+    let mut blocks = Vec::with_capacity(slots.len());
+    let mut damaged = Vec::new();
+    for (index, [a, b]) in (0u32..).zip(slots) {
+        match choose(a, b) {
+            Ok(loaded) => blocks.push(loaded),
+            Err(slots) => {
+                damaged.push(DamagedBlock { index, slots });
+                blocks.push(Loaded { records: Vec::new(), seq: 0, current: 0, equal: false });
+            }
+        }
+    }
+    (blocks, damaged)
 }
 
 /// The slot that holds: the valid one with the higher sequence number.

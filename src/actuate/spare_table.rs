@@ -119,6 +119,11 @@ impl SpareTable {
         let scope = Scope::new(set, spare).ok_or(OpenError::NoSuchSpare(spare))?;
         io.flush()?;
         let (loaded, damaged) = scope.load(io)?;
+        Ok(SpareTable::of(scope, loaded, damaged))
+    }
+
+    /// The table that these blocks make.
+    pub(super) fn of(scope: Scope, loaded: Vec<Loaded>, damaged: Vec<DamagedBlock>) -> SpareTable {
         let top = loaded.iter().map(|block| block.seq).max().unwrap_or(0);
         let blocks = loaded.into_iter().map(Block::from).collect();
         let mut table = SpareTable {
@@ -133,7 +138,7 @@ impl SpareTable {
             room: 0,
         };
         table.index();
-        Ok(table)
+        table
     }
 
     /// Whether everything that was ever committed here is known; else what is not, in words. Only then may the set be opened, and
@@ -377,4 +382,4 @@ impl From<Loaded> for Block {
 
 #[cfg(test)]
 #[path = "spare_table_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 const SECTORS: u64 = 4096;
 const BASE: u64 = 88;
 
-fn description() -> SetDescription {
+pub fn description() -> SetDescription {
     let member = |serial: &str, sectors| Identity {
         serial: serial.into(),
         sectors: Sectors(sectors),
@@ -30,7 +30,7 @@ fn description() -> SetDescription {
     }
 }
 
-fn new_spare() -> (TestDisk, SpareTable) {
+pub fn new_spare() -> (TestDisk, SpareTable) {
     let disk = TestDisk::new(SECTORS);
     format_spare(&disk, &description(), 0).unwrap();
     let table = open(&disk);
@@ -41,7 +41,7 @@ fn open(disk: &TestDisk) -> SpareTable {
     SpareTable::open(disk, &description(), 0).unwrap()
 }
 
-fn remap(main_block: u64, spare_block: u64, seq: u64) -> Remap {
+pub fn remap(main_block: u64, spare_block: u64, seq: u64) -> Remap {
     let main = Extent::new(Sector(main_block * 8), Sectors(8)).unwrap();
     Remap { main, spare: 0, at: Sector(BASE + spare_block * 8), flags: RemapFlags { marked: seq.is_multiple_of(2) }, seq }
 }

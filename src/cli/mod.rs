@@ -10,6 +10,7 @@ pub mod policy;
 pub mod remap;
 pub mod restore;
 pub mod run;
+pub mod spare;
 pub mod status;
 pub mod udev_probe;
 
@@ -58,6 +59,8 @@ enum Verb {
     Forget(forget::Args),
     /// Look at the policies: what is cured, at what cost, and why
     Policy(policy::Args),
+    /// Look at what is on a spare, and mend it
+    Spare(spare::Args),
     /// Watch the blocks of files
     Files(files::Args),
     /// Look at and change device-mapper devices of any kind, as dmsetup does
@@ -118,6 +121,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Forget(args) => forget::main(args, &settings, cli.json),
         Verb::Remap(args) => remap::main(args, &settings, cli.json),
         Verb::Policy(args) => policy::main(args, &settings, cli.json),
+        Verb::Spare(args) => spare::main(args, &settings, cli.json),
         Verb::Files(args) => files::main(args, &settings, cli.json),
         Verb::Dm(args) => dm::main(args, cli.json),
         Verb::UdevProbe(args) => udev_probe::main(args),

@@ -12,6 +12,12 @@ pub fn time(at: Millis) -> String {
     }
 }
 
+/// Text from a disk, without the control characters that a terminal would obey.
+pub fn tame(text: &str) -> String {
+    let tame = |c: char| if c.is_control() { c.escape_unicode().collect() } else { c.to_string() };
+    text.chars().map(tame).collect()
+}
+
 /// A table without lines that aligns and fits the terminal.
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
