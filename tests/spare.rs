@@ -41,7 +41,7 @@ fn spare(dir: &Path, args: &[&str]) -> (i32, String, String) {
 #[test]
 fn every_verb_of_spare_has_help() {
     let dir = scratch();
-    for verb in ["inspect"] {
+    for verb in ["inspect", "repair"] {
         let (code, out, _) = spare(dir.path(), &[verb, "--help"]);
         assert!(code == 0 && out.contains("Example") && out.contains("--json") && out.contains("Exit status"), "{out}");
     }
@@ -125,4 +125,74 @@ fn what_is_no_spare_is_named() {
     );
     let (code, out, _) = spare(dir.path(), &["inspect", path, "--json"]);
     assert!(code == 1 && serde_json::from_str::<Value>(&out).unwrap()["set"].is_null(), "{out}");
+}
+
+#[test]
+fn repair_says_first_what_it_will_do() {
+    let dir = scratch();
+    let image = image(dir.path(), 0);
+    let path = image.to_str().unwrap();
+    let whole = std::fs::read(&image).unwrap();
+    let (code, out, _) = spare(dir.path(), &["repair", path]);
+    assert!(code == 0 && out.contains("nothing to write"), "{out}");
+    for sector in [0, 8 + 5 * 8 + 2] {
+        spoil(&image, sector);
+    }
+    let before = std::fs::read(&image).unwrap();
+    // Nobody is there to say yes.
+    for args in [&["repair", path][..], &["repair", path, "--json"]] {
+        let (code, out, err) = spare(dir.path(), args);
+        assert_eq!((code, err.as_str()), (2, ""), "{out}");
+        assert!(out.contains("would write the header at the start (sector 0) anew") && out.contains("--yes"), "{out}");
+        assert!(out.contains("would write the second slot of table block 0 (sector 48) anew from the first"), "{out}");
+    }
+    assert_eq!(std::fs::read(&image).unwrap(), before, "written without a yes");
+    let (code, out, err) = spare(dir.path(), &["repair", path, "--yes"]);
+    assert!(code == 0 && err.is_empty() && out.contains("repaired, and read back"), "{out} {err}");
+    assert!(std::fs::read(&image).unwrap() == whole, "not as it was before the damage");
+}
+
+#[test]
+fn repair_does_what_it_can_and_leaves_the_rest() {
+    let dir = scratch();
+    let image = image(dir.path(), 0);
+    let path = image.to_str().unwrap();
+    for sector in [8, 48, 4088] {
+        spoil(&image, sector);
+    }
+    let (code, out, err) = spare(dir.path(), &["repair", path, "--yes"]);
+    assert!(code == 2 && err.is_empty() && out.contains("beyond repair: table block 0 is lost"), "{out} {err}");
+    let (_, out, _) = spare(dir.path(), &["inspect", path, "--json"]);
+    let shown: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&shown["headers"][1]["whole"], &shown["table"]["lost"]), (&true.into(), &1.into()));
+}
+
+#[test]
+fn repair_refuses_what_it_cannot_know_and_what_others_write() {
+    let dir = scratch();
+    let image = image(dir.path(), 0);
+    let path = image.to_str().unwrap();
+    spoil(&image, 0);
+    {
+        // As a daemon has it.
+        let lock = std::fs::File::create(dir.path().join("run.lock")).unwrap();
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let (code, out, err) = spare(dir.path(), &["repair", path, "--yes"]);
+        assert!(code == 1 && out.is_empty() && err.contains("systemctl stop remap-guardian"), "{out} {err}");
+    }
+    spoil(&image, 4088);
+    let (code, _, err) = spare(dir.path(), &["repair", path, "--yes"]);
+    assert!(code == 1 && err.contains("restore NAME --from-history"), "{err}");
+    // Not even a table says whose it was.
+    spoil(&image, 8);
+    let (code, _, err) = spare(dir.path(), &["repair", path, "--yes"]);
+    assert!(code == 1 && err.contains("restore NAME --from-history"), "{err}");
+    let larger = dir.path().join("larger.img");
+    let whole = self::image(dir.path(), 1);
+    let mut bytes = std::fs::read(&whole).unwrap();
+    bytes.resize(bytes.len() + 8 * 512, 0);
+    std::fs::write(&larger, &bytes).unwrap();
+    let (code, out, err) = spare(dir.path(), &["repair", larger.to_str().unwrap(), "--yes"]);
+    assert!(code == 2 && out.contains("2053 sectors") && out.contains("nothing to write"), "{out} {err}");
+    assert!(std::fs::read(&larger).unwrap() == bytes, "a copy of another size was written to");
 }

@@ -1,6 +1,7 @@
 //! `remap-guardian spare`: what is on a spare.
 
 mod inspect;
+mod repair;
 
 use crate::config::Settings;
 use clap::Subcommand;
@@ -10,7 +11,8 @@ use std::process::ExitCode;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  remap-guardian spare inspect /dev/sdc1")]
+  remap-guardian spare inspect /dev/sdc1
+  remap-guardian spare repair /dev/sdc1")]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -20,11 +22,14 @@ pub struct Args {
 enum Verb {
     /// Show what is on a spare, and what of it is damaged
     Inspect(inspect::Args),
+    /// Bring the two headers and the two copies of the table to the same state again
+    Repair(repair::Args),
 }
 
 /// Runs the verb.
-pub fn main(args: &Args, _settings: &Settings, json: bool) -> anyhow::Result<ExitCode> {
+pub fn main(args: &Args, settings: &Settings, json: bool) -> anyhow::Result<ExitCode> {
     match &args.verb {
         Verb::Inspect(args) => inspect::main(args, json),
+        Verb::Repair(args) => repair::main(args, settings, json),
     }
 }

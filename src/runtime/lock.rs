@@ -63,10 +63,26 @@ pub fn only_one(run_dir: &Path) -> anyhow::Result<()> {
             run_dir.display()
         );
     }
+    keep(file)
+}
+
+/// As [`only_one`] for a command that changes members itself: it waits for nobody, and asks nobody to hand over.
+pub fn instead_of_a_daemon(run_dir: &Path) -> anyhow::Result<()> {
+    let file = open(run_dir)?;
+    if !try_lock(&file)? {
+        anyhow::bail!(
+            "remap-guardian runs, or its last I/O has not ended yet: it alone writes to spares meanwhile\n  next: systemctl stop \
+             remap-guardian, repeat, then start it again"
+        );
+    }
+    keep(file)
+}
+
+/// Writes the process's number into the file and keeps it locked until the process ends.
+fn keep(mut file: File) -> anyhow::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
     write!(file, "{}", std::process::id())?;
-    // Kept until the process ends.
     std::mem::forget(file);
     Ok(())
 }
@@ -99,6 +115,9 @@ mod tests {
         assert!(is_taken(&run).unwrap());
         let refused = only_one(&run).unwrap_err().to_string();
         assert!(refused.contains("another remap-guardian runs"), "{refused}");
+        assert!(instead_of_a_daemon(&run).unwrap_err().to_string().contains("systemctl stop"));
+        instead_of_a_daemon(&dir.path().join("free")).unwrap();
+        assert!(is_taken(&dir.path().join("free")).unwrap());
         only_one(&dir.path().join("other")).unwrap();
     }
 }

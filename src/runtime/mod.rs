@@ -24,4 +24,6 @@ mod watcher;
 pub use assemble::words;
 pub use daemon::run;
 pub use early::{assemble_once, begin};
+pub use inputs::devices;
+pub use lock::instead_of_a_daemon;
 pub use log::Log;
