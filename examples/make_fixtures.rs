@@ -1,4 +1,5 @@
-//! Writes the fixtures of the formats that this version writes: `cargo run --example make_fixtures -- tests/fixtures/format-1`.
+//! Writes fixtures in the formats of this version: `cargo run --example make_fixtures -- DIRECTORY`. That of `tests/fixtures/format-1`
+//! was written when the store had format 1, and stays.
 
 #[path = "../tests/format_1/mod.rs"]
 #[allow(dead_code)]

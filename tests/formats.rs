@@ -8,7 +8,10 @@ use remap_guardian::format::header::Header;
 use remap_guardian::format::{lost_mark, merge};
 use remap_guardian::model::{Millis, Remap, Sector, Sectors};
 use remap_guardian::store::{ReadStore, SledStore};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 
 fn fixtures() -> PathBuf {
@@ -87,24 +90,84 @@ fn format_1_store() {
     let dir = scratch();
     let path = store(dir.path());
     let set = format_1::set();
-    {
-        let store = ReadStore::open(&path).unwrap();
-        assert_eq!(store.sets().unwrap(), std::slice::from_ref(&set));
-        assert_eq!(store.history(None, Millis(0), 99).unwrap(), format_1::history());
-        assert_eq!(store.history(Some(set.id), Millis(0), 1).unwrap(), format_1::history()[3..]);
+    // As it is, and after the store of now has been made of it.
+    for _ in 0..2 {
+        {
+            let store = ReadStore::open(&path).unwrap();
+            assert_eq!(store.sets().unwrap(), std::slice::from_ref(&set));
+            assert_eq!(store.history(None, Millis(0), 99).unwrap(), format_1::history());
+            assert_eq!(store.history(Some(set.id), Millis(0), 1).unwrap(), format_1::history()[3..]);
+        }
+        holds_everything(&SledStore::open(&path).unwrap());
     }
     let store = SledStore::open(&path).unwrap();
     let usage = |spare| store.usage(set.id, spare).unwrap();
-    assert_eq!([usage(0), usage(1)], format_1::usage());
-    for (spare, live) in (0u16..).zip(format_1::remaps()) {
-        let mut expected: Vec<Served> = live.iter().map(|remap| Served { main: remap.main, at: remap.at }).collect();
-        expected.sort_by_key(|served| served.at);
-        assert_eq!(store.in_use(set.id, spare).unwrap(), expected);
-    }
     store.rebuild(set.id, 0, set.geometry[0].data, &format_1::remaps()[0]).unwrap();
     assert_eq!((usage(0).bad, usage(0).reserved), (format_1::bad().len(), Sectors(0)), "bad stays bad");
     let given = store.reserve(set.id, 0, Sectors(32), Sectors(8)).unwrap();
     assert!(given.iter().all(|extent| !extent.overlaps(&format_1::bad())));
     store.mark(set.id, 0, given[0], ExtentState::Bad).unwrap();
     assert_eq!(store.append(&format_1::history()[0]).unwrap(), 5);
+    // The old one is kept, byte for byte readable.
+    let old = ReadStore::open(dir.path().join("store.format-1")).unwrap();
+    assert_eq!(old.history(None, Millis(0), 99).unwrap(), format_1::history());
+}
+
+/// Every set, entry and extent of the fixture.
+fn holds_everything(store: &SledStore) {
+    let set = format_1::set();
+    assert_eq!(store.sets().unwrap(), std::slice::from_ref(&set));
+    assert_eq!(store.history(None, Millis(0), 99).unwrap(), format_1::history());
+    assert_eq!(store.history(Some(set.id), Millis(0), 99).unwrap(), format_1::history());
+    assert_eq!([0, 1].map(|spare| store.usage(set.id, spare).unwrap()), format_1::usage());
+    for (spare, live) in (0u16..).zip(format_1::remaps()) {
+        let mut expected: Vec<Served> = live.iter().map(|remap| Served { main: remap.main, at: remap.at }).collect();
+        expected.sort_by_key(|served| served.at);
+        assert_eq!(store.in_use(set.id, spare).unwrap(), expected);
+    }
+}
+
+/// Where the process to be killed finds the store.
+const VICTIM: &str = "REMAP_GUARDIAN_TEST_STORE";
+
+#[test]
+#[ignore = "the process that the next test kills"]
+fn opens_the_store() {
+    if let Some(path) = std::env::var_os(VICTIM) {
+        drop(SledStore::open(PathBuf::from(path)).unwrap());
+    }
+}
+
+/// A migration may be killed whenever it likes, and as often.
+#[test]
+fn format_1_store_killed_while_it_is_migrated() {
+    let open = |path: &Path| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "opens_the_store", "--ignored"]).env(VICTIM, path).stdout(Stdio::null());
+        command.spawn().unwrap()
+    };
+    let mut unfinished = 0;
+    for round in 0..16 {
+        let dir = scratch();
+        let path = store(dir.path());
+        let copy = dir.path().join("store.format-2.new");
+        for again in 0..2 {
+            let mut child = open(&path);
+            while !copy.exists() && child.try_wait().unwrap().is_none() {
+                std::thread::yield_now();
+            }
+            // Later each time, so that each phase is met.
+            std::thread::sleep(Duration::from_millis(6) * (round + again));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            // What opening counts is another matter.
+            drop(std::fs::remove_file(dir.path().join("store.opening")));
+        }
+        unfinished += u32::from(copy.exists() || dir.path().join("store.format-2").exists());
+        holds_everything(&SledStore::open(&path).unwrap());
+        let left: BTreeSet<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["store", "store.format-1"].map(Into::into).into());
+    }
+    println!("{unfinished} of 16 stores were half-migrated after the last kill");
+    assert!(unfinished > 0, "killed too late");
 }

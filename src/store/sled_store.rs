@@ -3,9 +3,11 @@
 //! sled makes things durable on `flush` only. Registry, reservations and marks are flushed before the call returns. History
 //! entries are durable within half a second, or with the next of the others, or with [`Store::flush`].
 
+use super::FORMAT;
 use super::allocator::{Change, Space};
-use super::keys;
+use super::chain::{self, Hash};
 use super::trees::{OpenError, Trees, marker};
+use super::{keys, migrate};
 use crate::edge::{ExtentState, Served, Store, StoreError, Usage};
 use crate::model::{Entry, Extent, Millis, Remap, Sector, Sectors, SetDescription, SetId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -65,7 +67,8 @@ impl ReadStore {
 struct State {
     /// Space of the spares whose table was read since the store was opened: only from these is anything handed out.
     spaces: HashMap<(SetId, u16), Space>,
-    last_number: u64,
+    /// Number and hash of the newest history record.
+    last: (u64, Hash),
 }
 
 /// The store of the daemon.
@@ -76,10 +79,12 @@ pub struct SledStore {
 }
 
 impl SledStore {
-    /// Opens the store, or makes a new one, readable by its owner only: it holds the secrets of the sets.
+    /// Opens the store, or makes a new one, readable by its owner only: it holds the secrets of the sets. One of an older format
+    /// is brought to that of now.
     pub fn open(path: impl AsRef<Path>) -> Result<SledStore, OpenError> {
         let path = path.as_ref();
         let io = |error| OpenError::Io { path: path.to_owned(), error };
+        migrate::finish(path)?;
         if !path.exists() {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
         }
@@ -95,13 +100,15 @@ impl SledStore {
         let opened = std::panic::catch_unwind(AssertUnwindSafe(|| {
             let trees = Trees::open(path, true)?;
             trees.walk().map_err(unreadable)?;
-            let last_number = trees.last_number().map_err(unreadable)?;
-            Ok((trees, last_number))
+            Ok(trees)
         }));
         let opened = opened.unwrap_or_else(|_| Err(unreadable(StoreError("its content is damaged".into()))));
+        // A migration is not counted: all that it reads has been read once, and it may be interrupted as often as it likes.
         std::fs::remove_file(&marker).map_err(io)?;
-        let (trees, last_number) = opened?;
-        Ok(SledStore { trees, state: Mutex::new(State { last_number, ..State::default() }) })
+        let trees = opened?;
+        let trees = if trees.format < FORMAT { migrate::migrate(trees)? } else { trees };
+        let last = trees.last().map_err(unreadable)?;
+        Ok(SledStore { trees, state: Mutex::new(State { last, ..State::default() }) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -214,12 +221,15 @@ impl Store for SledStore {
 
     fn append(&self, entry: &Entry) -> Result<u64, StoreError> {
         let mut state = self.state();
-        let number = state.last_number + 1;
-        let mut value = entry.at.0.to_be_bytes().to_vec();
-        serde_json::to_writer(&mut value, &Entry { number, ..entry.clone() }).map_err(|error| self.trees.failed(error))?;
-        state.last_number = number;
+        let (last, previous) = state.last;
+        let number = last + 1;
+        let mut body = entry.at.0.to_be_bytes().to_vec();
+        serde_json::to_writer(&mut body, &Entry { number, ..entry.clone() }).map_err(|error| self.trees.failed(error))?;
+        let (value, own) = chain::record(number, previous, &body);
         self.trees.by_set.insert(keys::set_entry(entry.set, number), &[]).map_err(|error| self.trees.failed(error))?;
         self.trees.history.insert(number.to_be_bytes(), value).map_err(|error| self.trees.failed(error))?;
+        // Only now: what failed leaves no gap.
+        state.last = (number, own);
         Ok(number)
     }
 

@@ -188,7 +188,7 @@ fn a_newer_store_is_refused() {
     drop(store);
     let error = SledStore::open(&path).unwrap_err().to_string();
     let expected = format!(
-        "this store was written by a newer remap-guardian (format 9); this one reads up to 1: upgrade, or move {} aside",
+        "this store was written by a newer remap-guardian (format 9); this one reads up to 2: upgrade, or move {} aside",
         path.display()
     );
     assert_eq!(error, expected);

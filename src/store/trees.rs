@@ -1,8 +1,10 @@
 //! The trees of the store in sled: opening them, reading them. Only `store` names sled.
 //!
 //! Trees: `meta` (`format` = schema version, 4 bytes), `sets` (set UUID → JSON), `spares` (set, spare → data area), `extents`
-//! (set, spare, first sector → length and state), `history` (number → time and JSON), `history_by_set` (set, number → nothing).
+//! (set, spare, first sector → length and state), `history` (number → a record of the [`chain`]; in format 1 time and JSON),
+//! `history_by_set` (set, number → nothing).
 
+use super::chain::{self, Hash};
 use super::{FORMAT, keys};
 use crate::edge::{ExtentState, Served, StoreError, Usage};
 use crate::model::{Entry, Extent, Millis, Sectors, SetDescription, SetId};
@@ -93,6 +95,8 @@ pub(super) fn marker(path: &Path) -> PathBuf {
 
 pub(super) struct Trees {
     pub path: PathBuf,
+    /// What it is written in; never newer than [`FORMAT`].
+    pub format: u32,
     pub db: sled::Db,
     pub sets: sled::Tree,
     pub spares: sled::Tree,
@@ -105,6 +109,24 @@ pub(super) struct Trees {
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 
+const META: &str = "meta";
+const FORMAT_KEY: &str = "format";
+
+fn database(path: &Path) -> Result<sled::Db, OpenError> {
+    let mut patience = LOCK_TRIES;
+    loop {
+        match sled::Config::new().path(path).cache_capacity(CACHE_BYTES).open() {
+            Ok(db) => return Ok(db),
+            Err(error) if !error.to_string().contains("could not acquire lock") => return Err(OpenError::of(error, path)),
+            Err(_) if patience == 0 => return Err(OpenError::Locked(path.to_owned())),
+            Err(_) => {
+                patience -= 1;
+                std::thread::sleep(LOCK_PAUSE);
+            }
+        }
+    }
+}
+
 /// Not the content: it holds secrets, and can be long.
 impl std::fmt::Debug for Trees {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -114,37 +136,47 @@ impl std::fmt::Debug for Trees {
 
 impl Trees {
     pub fn open(path: &Path, may_create: bool) -> Result<Trees, OpenError> {
-        let unreadable = |reason: String| OpenError::Unreadable { path: path.to_owned(), reason };
+        let unreadable = |reason: &str| OpenError::Unreadable { path: path.to_owned(), reason: reason.into() };
         let failed = |error: sled::Error| OpenError::of(error, path);
-        let mut patience = LOCK_TRIES;
-        let db = loop {
-            match sled::Config::new().path(path).cache_capacity(CACHE_BYTES).open() {
-                Ok(db) => break db,
-                Err(error) if !error.to_string().contains("could not acquire lock") => return Err(failed(error)),
-                Err(_) if patience == 0 => return Err(OpenError::Locked(path.to_owned())),
-                Err(_) => {
-                    patience -= 1;
-                    std::thread::sleep(LOCK_PAUSE);
-                }
-            }
-        };
-        let meta = db.open_tree("meta").map_err(failed)?;
-        match meta.get("format").map_err(failed)? {
+        let db = database(path)?;
+        let meta = db.open_tree(META).map_err(failed)?;
+        let format = match meta.get(FORMAT_KEY).map_err(failed)? {
             Some(value) => match value.as_ref().try_into().map(u32::from_be_bytes) {
-                Ok(FORMAT) => {}
+                Ok(found) if (1..=FORMAT).contains(&found) => found,
                 Ok(found) if found > FORMAT => return Err(OpenError::Newer { found, path: path.to_owned() }),
-                _ => return Err(unreadable("its format number makes no sense".into())),
+                _ => return Err(unreadable("its format number makes no sense")),
             },
             None if may_create && db.tree_names().len() == 2 => {
-                let made = meta.insert("format", &FORMAT.to_be_bytes()).and_then(|_| db.flush());
+                let made = meta.insert(FORMAT_KEY, &FORMAT.to_be_bytes()).and_then(|_| db.flush());
                 made.map_err(failed)?;
+                FORMAT
             }
-            None => return Err(unreadable("it has no format number".into())),
-        }
-        let tree = |name: &str| db.open_tree(name).map_err(failed);
+            None => return Err(unreadable("it has no format number")),
+        };
+        Trees::of(db, path, format).map_err(failed)
+    }
+
+    /// A new store that has no format number yet: only [`Trees::set_format`] makes it one that can be opened.
+    pub fn draft(path: &Path) -> Result<Trees, OpenError> {
+        let failed = |error: sled::Error| OpenError::Io { path: path.to_owned(), error: error.into() };
+        Trees::of(database(path)?, path, FORMAT).map_err(failed)
+    }
+
+    fn of(db: sled::Db, path: &Path, format: u32) -> sled::Result<Trees> {
+        let tree = |name: &str| db.open_tree(name);
         let (sets, spares, extents) = (tree("sets")?, tree("spares")?, tree("extents")?);
         let (history, by_set) = (tree("history")?, tree("history_by_set")?);
-        Ok(Trees { path: path.to_owned(), db, sets, spares, extents, history, by_set })
+        Ok(Trees { path: path.to_owned(), format, db, sets, spares, extents, history, by_set })
+    }
+
+    pub fn set_format(&self, format: u32) -> sled::Result<()> {
+        self.db.open_tree(META)?.insert(FORMAT_KEY, &format.to_be_bytes())?;
+        self.db.flush().map(drop)
+    }
+
+    /// The trees that no format has changed so far.
+    pub fn plain(&self) -> [&sled::Tree; 4] {
+        [&self.sets, &self.spares, &self.extents, &self.by_set]
     }
 
     pub fn failed(&self, error: impl Display) -> StoreError {
@@ -153,7 +185,7 @@ impl Trees {
 
     /// Reads everything once. sled may end the program when it comes to a damaged page; better now, while the attempt is counted.
     pub fn walk(&self) -> Result<(), StoreError> {
-        for tree in [&self.sets, &self.spares, &self.extents, &self.by_set, &self.history] {
+        for tree in self.plain().into_iter().chain([&self.history]) {
             for pair in tree.iter() {
                 pair.map_err(|error| self.failed(error))?;
             }
@@ -225,9 +257,9 @@ impl Trees {
             }
             let key = key.map_err(|error| self.failed(error))?;
             let number = &key[key.len().saturating_sub(8)..];
-            // The index is written first: a crash may leave a number without its entry.
+            // The index is written first: a crash may leave a number without its entry, and then another set's entry gets it.
             let Some(value) = self.history.get(number).map_err(|error| self.failed(error))? else { continue };
-            found.extend(read_entry(number, &value, since));
+            found.extend(self.read_entry(number, &value, since).filter(|entry| set.is_none_or(|set| entry.set == set)));
         }
         found.reverse();
         Ok(found)
@@ -238,29 +270,36 @@ impl Trees {
         let mut found = Vec::new();
         for entry in self.history.range(number.saturating_add(1).to_be_bytes()..).take(limit) {
             let (key, value) = entry.map_err(|error| self.failed(error))?;
-            found.extend(read_entry(&key, &value, Millis(0)));
+            found.extend(self.read_entry(&key, &value, Millis(0)));
         }
         Ok(found)
     }
 
-    pub fn last_number(&self) -> Result<u64, StoreError> {
-        let last = self.history.last().map_err(|error| self.failed(error))?;
-        Ok(last.and_then(|(key, _)| keys::number(&key)).unwrap_or(0))
+    /// The number and hash of the newest record.
+    pub fn last(&self) -> Result<(u64, Hash), StoreError> {
+        let Some((key, value)) = self.history.last().map_err(|error| self.failed(error))? else { return Ok((0, chain::START)) };
+        // One that is cut short has no hash; that the next one names another is found by a check of the chain.
+        let hash = chain::Record::read(&value).map_or(chain::START, |record| record.own);
+        Ok((keys::number(&key).unwrap_or(0), hash))
     }
-}
 
-/// Reads a history entry that is not older than `since`. The time stands before the JSON, so that older ones need no parsing.
-fn read_entry(number: &[u8], value: &[u8], since: Millis) -> Option<Entry> {
-    let number = keys::number(number)?;
-    let (time, json) = value.split_first_chunk()?;
-    if u64::from_be_bytes(*time) < since.0 {
-        return None;
-    }
-    match serde_json::from_slice::<Entry>(json) {
-        Ok(entry) => Some(Entry { number, ..entry }),
-        Err(error) => {
-            tracing::warn!(number, %error, "a history entry cannot be read");
-            None
+    /// Reads a history entry that is not older than `since`. The time stands before the JSON, so that older ones need no parsing.
+    fn read_entry(&self, number: &[u8], value: &[u8], since: Millis) -> Option<Entry> {
+        let number = keys::number(number)?;
+        let body = if self.format == 1 { Some(value) } else { chain::Record::read(value).map(|record| record.body) };
+        let Some((time, json)) = body.and_then(|body| body.split_first_chunk()) else {
+            tracing::warn!(number, "a history entry is cut short");
+            return None;
+        };
+        if u64::from_be_bytes(*time) < since.0 {
+            return None;
+        }
+        match serde_json::from_slice::<Entry>(json) {
+            Ok(entry) => Some(Entry { number, ..entry }),
+            Err(error) => {
+                tracing::warn!(number, %error, "a history entry cannot be read");
+                None
+            }
         }
     }
 }
