@@ -1,7 +1,9 @@
 //! The boundary, on one page: what the core needs from the world. Each trait has a real
 //! implementation (`actuate`, `store`) and a simulated one (`sim`).
 
-use crate::model::{Entry, Extent, Identity, Millis, Remap, Secret, Sector, Sectors, SetDescription, SetId, TargetError};
+use crate::model::{
+    ChainWalk, Cut, Entry, Extent, Identity, Millis, Remap, Secret, Sector, Sectors, SetDescription, SetId, Stamp, TargetError,
+};
 
 /// Why block I/O failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -202,6 +204,22 @@ pub trait Store: Send {
     fn history(&self, set: Option<SetId>, since: Millis, limit: usize) -> Result<Vec<Entry>, StoreError>;
     /// The first `limit` history entries whose number is above `number`, oldest first.
     fn history_after(&self, number: u64, limit: usize) -> Result<Vec<Entry>, StoreError>;
+    /// The oldest and the newest history entry.
+    fn history_ends(&self) -> Result<Option<(Stamp, Stamp)>, StoreError>;
+    /// Goes on with a check of the history's chain, or begins one, and looks at up to `most` entries.
+    fn verify(&self, walk: Option<ChainWalk>, most: usize) -> Result<ChainWalk, StoreError>;
+    /// Takes up to `most` of the oldest entries out of the history, and appends one to each of their sets that says so, of the
+    /// time `now`. Nothing but history is touched.
+    fn prune(&self, cut: Cut, most: usize, reason: &str, now: Millis) -> Result<Prune, StoreError>;
+}
+
+/// One step of pruning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prune {
+    /// Entries that are gone.
+    pub entries: u64,
+    /// Nothing more is to go.
+    pub done: bool,
 }
 
 /// A range of main that a spare serves, as the store knows it: a remap without its flags and sequence number.

@@ -1,5 +1,6 @@
-//! The history: what happened to a set, with the evidence. Append-only.
+//! The history: what happened to a set, with the evidence. Append-only, but for its oldest entries, which may be pruned.
 
+use super::chain::Stamp;
 use super::decision::Decision;
 use super::fault::{ErrorClass, Member, Op};
 use super::remap::Remap;
@@ -109,6 +110,19 @@ pub enum What {
         member: Member,
         /// What changed, in words.
         change: String,
+    },
+    /// The oldest entries of the set were taken out of the history.
+    Pruned {
+        /// How many.
+        entries: u64,
+        /// The first of them.
+        first: Stamp,
+        /// The last of them.
+        last: Stamp,
+        /// Why.
+        reason: String,
+        /// Numbers of those, of any set and at most 100, that no longer were as they had been written.
+        broken: Vec<u64>,
     },
     /// Something a person should look at.
     Alert {

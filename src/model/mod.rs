@@ -1,6 +1,7 @@
 //! The words of the field as types: sectors, extents, members, faults, remaps, decisions, history.
 //! Depends on nothing else in the crate.
 
+pub mod chain;
 pub mod decision;
 pub mod fault;
 pub mod history;
@@ -9,6 +10,7 @@ mod sentence;
 pub mod set;
 pub mod units;
 
+pub use chain::{Breach, Broken, ChainReport, ChainWalk, Cut, Pruned, Stamp};
 pub use decision::{Action, Decision};
 pub use fault::{ErrorClass, Fault, Member, Op, TargetError, TargetErrorKind};
 pub use history::{Entry, What};

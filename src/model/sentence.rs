@@ -40,6 +40,10 @@ impl What {
                 format!("{op}{at} failed on {member} ({class})")
             }
             What::Smart { member, change } => format!("SMART of {member}: {change}"),
+            What::Pruned { entries, first, last, reason, broken } => {
+                let broken = if broken.is_empty() { String::new() } else { format!("; BROKEN were {broken:?}") };
+                format!("{entries} entries of the history from {} to {} pruned: {reason}{broken}", first.number, last.number)
+            }
             What::Alert { message } => format!("ALERT: {message}"),
         }
     }

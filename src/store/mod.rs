@@ -2,6 +2,7 @@
 
 pub mod allocator;
 pub mod chain;
+mod history;
 mod keys;
 mod migrate;
 pub mod sled_store;

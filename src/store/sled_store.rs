@@ -8,8 +8,10 @@ use super::allocator::{Change, Space};
 use super::chain::{self, Hash};
 use super::trees::{OpenError, Trees, marker};
 use super::{keys, migrate};
-use crate::edge::{ExtentState, Served, Store, StoreError, Usage};
-use crate::model::{Entry, Extent, Millis, Remap, Sector, Sectors, SetDescription, SetId};
+use crate::edge::{ExtentState, Prune, Served, Store, StoreError, Usage};
+use crate::model::{
+    ChainReport, ChainWalk, Cut, Entry, Extent, Millis, Remap, Sector, Sectors, SetDescription, SetId, Stamp, What,
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::AssertUnwindSafe;
@@ -55,6 +57,11 @@ impl ReadStore {
     /// As [`Store::in_use`].
     pub fn in_use(&self, set: SetId, spare: u16) -> Result<Vec<Served>, StoreError> {
         self.0.in_use(set, spare)
+    }
+
+    /// As [`Store::verify`], in one step.
+    pub fn verify(&self) -> Result<ChainReport, StoreError> {
+        self.0.verify(None, usize::MAX).map(|walk| walk.report)
     }
 
     /// As [`Store::history`].
@@ -107,6 +114,9 @@ impl SledStore {
         std::fs::remove_file(&marker).map_err(io)?;
         let trees = opened?;
         let trees = if trees.format < FORMAT { migrate::migrate(trees)? } else { trees };
+        if let Err(error) = trees.sweep() {
+            tracing::warn!(%error, "entries that were pruned from the history may still be there");
+        }
         let last = trees.last().map_err(unreadable)?;
         Ok(SledStore { trees, state: Mutex::new(State { last, ..State::default() }) })
     }
@@ -240,8 +250,32 @@ impl Store for SledStore {
     fn history_after(&self, number: u64, limit: usize) -> Result<Vec<Entry>, StoreError> {
         self.trees.history_after(number, limit)
     }
+
+    fn history_ends(&self) -> Result<Option<(Stamp, Stamp)>, StoreError> {
+        self.trees.history_ends()
+    }
+
+    fn verify(&self, walk: Option<ChainWalk>, most: usize) -> Result<ChainWalk, StoreError> {
+        self.trees.verify(walk, most)
+    }
+
+    fn prune(&self, cut: Cut, most: usize, reason: &str, now: Millis) -> Result<Prune, StoreError> {
+        let Some(oldest) = self.trees.oldest(cut, most)? else { return Ok(Prune { entries: 0, done: true }) };
+        // Said before it is done: what a crash leaves may be said twice, nothing goes unsaid.
+        for (set, (name, first, last, entries)) in oldest.sets {
+            let (reason, broken) = (reason.to_owned(), oldest.broken.clone());
+            let what = What::Pruned { entries, first, last, reason, broken };
+            self.append(&Entry { number: 0, at: now, set, name, what })?;
+        }
+        self.trees.begin_after(&oldest.anchor)?;
+        Ok(Prune { entries: oldest.entries, done: oldest.all })
+    }
 }
 
 #[cfg(test)]
 #[path = "sled_store_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "history_tests.rs"]
+mod history_tests;

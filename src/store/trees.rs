@@ -1,13 +1,13 @@
 //! The trees of the store in sled: opening them, reading them. Only `store` names sled.
 //!
-//! Trees: `meta` (`format` = schema version, 4 bytes), `sets` (set UUID → JSON), `spares` (set, spare → data area), `extents`
+//! Trees: `meta` (`format` = schema version, 4 bytes; `pruned` = the
+//! [`Anchor`](super::chain::Anchor) of the history), `sets` (set UUID → JSON), `spares` (set, spare → data area), `extents`
 //! (set, spare, first sector → length and state), `history` (number → a record of the [`chain`]; in format 1 time and JSON),
 //! `history_by_set` (set, number → nothing).
 
-use super::chain::{self, Hash};
 use super::{FORMAT, keys};
 use crate::edge::{ExtentState, Served, StoreError, Usage};
-use crate::model::{Entry, Extent, Millis, Sectors, SetDescription, SetId};
+use crate::model::{Extent, Millis, Sectors, SetDescription, SetId};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
@@ -95,6 +95,7 @@ pub(super) fn marker(path: &Path) -> PathBuf {
 
 pub(super) struct Trees {
     pub path: PathBuf,
+    pub meta: sled::Tree,
     /// What it is written in; never newer than [`FORMAT`].
     pub format: u32,
     pub db: sled::Db,
@@ -164,13 +165,14 @@ impl Trees {
 
     fn of(db: sled::Db, path: &Path, format: u32) -> sled::Result<Trees> {
         let tree = |name: &str| db.open_tree(name);
+        let meta = tree(META)?;
         let (sets, spares, extents) = (tree("sets")?, tree("spares")?, tree("extents")?);
         let (history, by_set) = (tree("history")?, tree("history_by_set")?);
-        Ok(Trees { path: path.to_owned(), format, db, sets, spares, extents, history, by_set })
+        Ok(Trees { path: path.to_owned(), meta, format, db, sets, spares, extents, history, by_set })
     }
 
     pub fn set_format(&self, format: u32) -> sled::Result<()> {
-        self.db.open_tree(META)?.insert(FORMAT_KEY, &format.to_be_bytes())?;
+        self.meta.insert(FORMAT_KEY, &format.to_be_bytes())?;
         self.db.flush().map(drop)
     }
 
@@ -242,64 +244,5 @@ impl Trees {
         let taken = usage.reserved.0.saturating_add(usage.in_use.0).saturating_add(usage.bad.0);
         usage.free = Sectors(data.len().0.saturating_sub(taken));
         Ok(usage)
-    }
-
-    /// The last `limit` entries at or after `since`. Clocks jump, so an older one ends nothing.
-    pub fn history(&self, set: Option<SetId>, since: Millis, limit: usize) -> Result<Vec<Entry>, StoreError> {
-        let keys: Box<dyn Iterator<Item = sled::Result<sled::IVec>>> = match set {
-            Some(set) => Box::new(self.by_set.scan_prefix(set.0.as_bytes()).keys().rev()),
-            None => Box::new(self.history.iter().keys().rev()),
-        };
-        let mut found = Vec::new();
-        for key in keys {
-            if found.len() >= limit {
-                break;
-            }
-            let key = key.map_err(|error| self.failed(error))?;
-            let number = &key[key.len().saturating_sub(8)..];
-            // The index is written first: a crash may leave a number without its entry, and then another set's entry gets it.
-            let Some(value) = self.history.get(number).map_err(|error| self.failed(error))? else { continue };
-            found.extend(self.read_entry(number, &value, since).filter(|entry| set.is_none_or(|set| entry.set == set)));
-        }
-        found.reverse();
-        Ok(found)
-    }
-
-    /// The first `limit` entries that come after entry `number`.
-    pub fn history_after(&self, number: u64, limit: usize) -> Result<Vec<Entry>, StoreError> {
-        let mut found = Vec::new();
-        for entry in self.history.range(number.saturating_add(1).to_be_bytes()..).take(limit) {
-            let (key, value) = entry.map_err(|error| self.failed(error))?;
-            found.extend(self.read_entry(&key, &value, Millis(0)));
-        }
-        Ok(found)
-    }
-
-    /// The number and hash of the newest record.
-    pub fn last(&self) -> Result<(u64, Hash), StoreError> {
-        let Some((key, value)) = self.history.last().map_err(|error| self.failed(error))? else { return Ok((0, chain::START)) };
-        // One that is cut short has no hash; that the next one names another is found by a check of the chain.
-        let hash = chain::Record::read(&value).map_or(chain::START, |record| record.own);
-        Ok((keys::number(&key).unwrap_or(0), hash))
-    }
-
-    /// Reads a history entry that is not older than `since`. The time stands before the JSON, so that older ones need no parsing.
-    fn read_entry(&self, number: &[u8], value: &[u8], since: Millis) -> Option<Entry> {
-        let number = keys::number(number)?;
-        let body = if self.format == 1 { Some(value) } else { chain::Record::read(value).map(|record| record.body) };
-        let Some((time, json)) = body.and_then(|body| body.split_first_chunk()) else {
-            tracing::warn!(number, "a history entry is cut short");
-            return None;
-        };
-        if u64::from_be_bytes(*time) < since.0 {
-            return None;
-        }
-        match serde_json::from_slice::<Entry>(json) {
-            Ok(entry) => Some(Entry { number, ..entry }),
-            Err(error) => {
-                tracing::warn!(number, %error, "a history entry cannot be read");
-                None
-            }
-        }
     }
 }
