@@ -3,7 +3,8 @@
 use assert_cmd::Command;
 use std::path::Path;
 
-const VERBS: [&str; 9] = ["run", "create", "status", "history", "restore", "remap", "forget", "files watch", "policy"];
+const VERBS: [&str; 10] =
+    ["run", "create", "status", "history", "history prune", "restore", "remap", "forget", "files watch", "policy"];
 
 const DM_VERBS: [&str; 16] = [
     "create", "reload", "rename", "remove", "suspend", "resume", "message", "table", "status", "info", "list", "exists", "deps",

@@ -1,5 +1,6 @@
 //! `remap-guardian history`.
 
+use super::chain;
 use super::text::time;
 use crate::config::Settings;
 use crate::control::client::CallError;
@@ -15,9 +16,17 @@ Examples:
   remap-guardian history
   remap-guardian history data --since 2026-05-01 --limit 20
   remap-guardian history --json | jq 'select(.kind == \"remapped\")'
+  remap-guardian history --verify
+  remap-guardian history prune --before 2025-01-01
 
-With --json every entry is one line.")]
+With --json every entry is one line.
+
+Each entry carries a hash of the one before it. --verify finds entries that were changed, taken out or put in, names them, and exits
+with 1.")]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
     /// Only this set
     name: Option<SetName>,
     /// Entries at or after this: a date, a date with time, or an RFC 3339 time
@@ -26,9 +35,18 @@ pub struct Args {
     /// At most this many, the newest
     #[arg(long, default_value_t = 1000)]
     limit: usize,
+    /// Check that every entry, of all sets, is what was written, and none is missing
+    #[arg(long, conflicts_with_all = ["name", "since", "limit"])]
+    verify: bool,
 }
 
-fn parse_since(text: &str) -> Result<Millis, String> {
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// Take the oldest entries out
+    Prune(chain::PruneArgs),
+}
+
+pub(super) fn parse_since(text: &str) -> Result<Millis, String> {
     let stamp = text.parse::<jiff::Timestamp>().or_else(|_| {
         let local: jiff::civil::DateTime = text
             .parse()
@@ -41,6 +59,12 @@ fn parse_since(text: &str) -> Result<Millis, String> {
 
 /// Shows the history; also when the daemon does not run.
 pub fn main(args: &Args, settings: &Settings, json: bool) -> anyhow::Result<ExitCode> {
+    if let Some(Verb::Prune(args)) = &args.verb {
+        return chain::prune(args, settings, json);
+    }
+    if args.verify {
+        return chain::verify(settings, json);
+    }
     let request = Request::History { name: args.name.clone(), since: args.since, limit: args.limit };
     let report: HistoryReport = match client::call(&settings.socket(), &request) {
         Ok(report) => report,
@@ -139,6 +163,7 @@ fn details(what: &What) -> Vec<String> {
             lines.push(format!("meaning: {meaning}"));
             lines.extend(evidence.iter().map(|line| format!("evidence: {line}")));
         }
+        What::Pruned { first, last, .. } => lines.push(format!("they were from {} to {}", time(first.at), time(last.at))),
         _ => {}
     }
     lines

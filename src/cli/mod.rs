@@ -1,6 +1,7 @@
 //! The command line: one verb per file, thin.
 
 pub mod assemble;
+pub mod chain;
 pub mod create;
 pub mod dm;
 pub mod files;
@@ -49,7 +50,7 @@ enum Verb {
     Create(create::Args),
     /// Show the devices, their spare space and cures under way
     Status(status::Args),
-    /// Show what happened, and why
+    /// Show what happened, and why; check that it is what was written, prune it
     History(history::Args),
     /// Look for sets on the disks now, and open those that are complete
     Restore(restore::Args),

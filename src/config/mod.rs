@@ -24,6 +24,10 @@ pub struct Settings {
     pub lease_ms: u64,
     /// Time between SMART readings, minutes, 1 to 10080.
     pub smart_minutes: u64,
+    /// History older than this is pruned, days, 1 to 36500. The newest 1000 entries stay, and up to a tenth more time is given.
+    pub history_days: u64,
+    /// Entries of history that are kept, 1000 to 10000000; the oldest are pruned when there are a tenth more. One takes about 1 KB.
+    pub history_entries: u64,
     /// What the daemon logs: error, warn, info, debug, trace, or a filter of the `tracing` crate.
     pub log: String,
     /// Loop devices can be members, recognised by their file. For trials and tests only: a file can be copied or replaced.
@@ -41,6 +45,8 @@ impl Default for Settings {
             closed_ms: 90_000,
             lease_ms: 5_000,
             smart_minutes: 30,
+            history_days: 3 * 365,
+            history_entries: 100_000,
             log: "info".into(),
             loop_members: false,
         }
@@ -83,6 +89,8 @@ impl Settings {
             ("closed_ms", self.closed_ms, 1_000, 600_000),
             ("lease_ms", self.lease_ms, 2_000, 60_000),
             ("smart_minutes", self.smart_minutes, 1, 10_080),
+            ("history_days", self.history_days, 1, 36_500),
+            ("history_entries", self.history_entries, 1_000, 10_000_000),
         ] {
             if value < least || value > most {
                 return Err(format!("{key} = {value} is not within {least} to {most}"));

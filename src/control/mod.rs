@@ -41,6 +41,17 @@ pub enum Request {
         /// The number of the last known entry; without it only the newest number is told.
         after: Option<u64>,
     },
+    /// Does the chain of the history hold?
+    #[serde(rename = "io.remap_guardian.Verify")]
+    Verify,
+    /// Take the oldest entries out of the history; without both, what exceeds the settings.
+    #[serde(rename = "io.remap_guardian.Prune")]
+    Prune {
+        /// All that is older than this.
+        before: Option<Millis>,
+        /// All but so many, the newest.
+        keep: Option<u64>,
+    },
     /// Make a set and open it.
     #[serde(rename = "io.remap_guardian.Create")]
     Create {
@@ -222,7 +233,7 @@ pub struct NewsReport {
     pub last: u64,
 }
 
-/// Answer to `Create`, `Restore`, `Forget`, `Reload` and `Remap`: lines for people.
+/// Answer to `Create`, `Prune`, `Restore`, `Forget`, `Reload` and `Remap`: lines for people.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Said {
     /// What was done.

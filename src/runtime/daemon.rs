@@ -5,6 +5,7 @@ use super::assemble::{Candidate, Opened};
 use super::critical::{Critical, Report};
 use super::seen::Seen;
 use super::storekeeper::Storekeeper;
+use super::upkeep::Upkeep;
 use super::{early, inputs, lock, watchdog};
 use crate::actuate::probe::Verified;
 use crate::config::Settings;
@@ -64,6 +65,8 @@ pub enum Input {
     Kernel(KernelNote),
     /// A SMART sample was read.
     Smart(inputs::Sample),
+    /// Work on the history goes on.
+    Upkeep(Upkeep),
     /// A request on the control socket.
     Asked(control::server::Asked),
     /// `forget` has ended.
@@ -141,6 +144,8 @@ pub(super) struct Daemon {
     pub(super) absent_due: Option<Millis>,
     /// When sets that could not be opened are tried again.
     pub(super) retry_due: Millis,
+    /// When the history is next looked at for what is too much or too old.
+    pub(super) prune_due: Millis,
     /// Spares of which the store could not say what is free, and when it is asked again.
     pub(super) ask_again: BTreeMap<(SetId, u16), Millis>,
     pub(super) smart: inputs::Smart,
@@ -205,6 +210,8 @@ pub async fn run(settings: Settings, early: bool) -> anyhow::Result<()> {
         told: BTreeMap::new(),
         absent_due: Some(Millis(uptime().0 + LATE_MS)),
         retry_due: Millis(0),
+        // Not while the sets are being opened.
+        prune_due: Millis(uptime().0 + 10 * 60_000),
         ask_again: BTreeMap::new(),
         smart: inputs::Smart::default(),
         settings,
@@ -267,6 +274,7 @@ impl Daemon {
                 let event = self.smart.taken(sample);
                 self.critical.event(event);
             }
+            Input::Upkeep(work) => self.upkeep(work),
             Input::Asked((request, tell)) => self.answer(request, tell),
             Input::Forgotten { given_up, answer, tell } => {
                 self.busy = None;
@@ -286,6 +294,7 @@ impl Daemon {
             self.tell_of_absent();
         }
         self.ask_store_again();
+        self.prune_if_due();
         if now >= self.retry_due && !self.looking {
             self.retry_due = Millis(now.0 + RETRY_MS);
             let unopened = |(id, found): (&SetId, &Candidate)| found.complete().is_ok() && !self.claimed.is_claimed(*id);

@@ -15,9 +15,11 @@ mod lock;
 mod log;
 mod partitions;
 mod requests;
+mod retention;
 mod seen;
 pub mod shield;
 mod storekeeper;
+mod upkeep;
 mod watchdog;
 mod watcher;
 

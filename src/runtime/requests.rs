@@ -8,6 +8,7 @@ use super::inputs;
 use super::seen::Seen;
 use super::shield;
 use super::storekeeper::Storekeeper;
+use super::upkeep::Upkeep;
 use crate::control::{HistoryReport, InForce, NewsReport, Reason, Request, Said, SetReport, StatusReport};
 use crate::edge::{FoundDevice, Store, StoreError};
 use crate::engine::{Event, SetState};
@@ -19,13 +20,13 @@ use tokio::sync::oneshot::{Receiver, Sender};
 /// Entries in one answer to `News`.
 const MOST_NEWS: usize = 1_000;
 
-type Tell = Sender<Result<Value, Reason>>;
+pub(super) type Tell = Sender<Result<Value, Reason>>;
 
-fn json(value: impl serde::Serialize) -> Result<Value, Reason> {
+pub(super) fn json(value: impl serde::Serialize) -> Result<Value, Reason> {
     serde_json::to_value(value).map_err(|error| Reason::from(error.to_string()))
 }
 
-fn say(lines: impl IntoIterator<Item = String>) -> Result<Value, Reason> {
+pub(super) fn say(lines: impl IntoIterator<Item = String>) -> Result<Value, Reason> {
     json(Said { lines: lines.into_iter().collect() })
 }
 
@@ -54,6 +55,8 @@ impl Daemon {
             Request::Status { name } => self.status(name, tell),
             Request::History { name, since, limit } => self.history(name, since, limit, tell),
             Request::News { after } => self.news(after, tell),
+            Request::Verify => self.upkeep(Upkeep::Check(None, tell)),
+            Request::Prune { before, keep } => self.prune(before, keep, tell),
             Request::Create { name, main, spares, overwrite_spare } => {
                 self.create(Wish { name, main, spares, overwrite_spare }, tell);
             }

@@ -46,6 +46,7 @@ fn a_daemon_may_come_and_go() -> Result<()> {
     trial.protect()?;
     trial.restarts_while_io_runs()?;
     trial.killed_while_sectors_fail()?;
+    trial.history_is_pruned()?;
     trial.policies()?;
     trial.stopped()?;
     trial.spare_missing_at_boot()?;
@@ -176,6 +177,30 @@ impl Trial {
     }
 
     /// Another policy for this disk, put in force and taken back while the device is in use; each decision is explained.
+    /// Kills, power cuts and pruning leave the history a chain.
+    fn chain_holds(&mut self) -> Result<Value> {
+        let report: Value = serde_json::from_str(&self.vm.ok("remap-guardian history --verify --json")?)?;
+        ensure!(report["holds"] == true && report["entries"].as_u64() > Some(0), "{report}");
+        Ok(report)
+    }
+
+    fn history_is_pruned(&mut self) -> Result<()> {
+        let before = self.chain_holds()?;
+        let status = self.vm.ok("remap-guardian status data --json")?;
+        println!("{}", self.vm.ok("remap-guardian history prune --keep 3")?);
+        let after = self.chain_holds()?;
+        println!("{}", self.vm.ok("remap-guardian history --verify")?);
+        let number = |report: &Value, at: &str| report.pointer(at).and_then(Value::as_u64).unwrap_or_default();
+        ensure!(number(&before, "/first/number") == 1 && number(&after, "/pruned/entries") > 0, "{before} {after}");
+        ensure!(number(&after, "/first/number") == number(&after, "/pruned/last/number") + 1, "{after}");
+        ensure!(self.history()?.contains("\"pruned\""), "what was pruned is not told");
+        let remaps =
+            |status: &str| -> Result<Value> { Ok(serde_json::from_str::<Value>(status)?["sets"][0]["target"]["remaps"].clone()) };
+        let kept = self.vm.ok("systemctl restart remap-guardian && sleep 1 && remap-guardian status data --json")?;
+        ensure!(remaps(&status)? == remaps(&kept)? && remaps(&kept)?.as_u64() > Some(0), "{status}\n{kept}");
+        self.chain_holds().map(drop)
+    }
+
     fn policies(&mut self) -> Result<()> {
         let drop_in = "/etc/remap-guardian/policies/observe.d/nvme.toml";
         let blocks = self.break_blocks(1)?;
@@ -263,6 +288,7 @@ impl Trial {
             bail!("not mounted by the boot: {}", self.vm.run(evidence)?);
         }
         self.vm.ok("sha256sum -c /root/file.sum && remap-guardian status")?;
+        self.chain_holds()?;
         println!("both are back: open, mounted, every checksum right");
         Ok(())
     }
