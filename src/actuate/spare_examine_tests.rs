@@ -3,7 +3,9 @@
 use super::*;
 use crate::actuate::spare_table::tests::{description, new_spare, remap};
 use crate::actuate::test_disk::{TestDisk, Trouble};
+use crate::actuate::{NoHeader, read_header};
 use crate::model::SetDescription;
+use proptest::prelude::*;
 
 const HEADER_B: u64 = 4088;
 
@@ -155,5 +157,138 @@ fn a_disk_that_keeps_nothing_is_told() {
         disk.flip(sector, 9);
         let deaf = Deaf(disk);
         assert!(matches!(repair(&deaf, examine(&deaf)), Err(RepairError::NotKept(_))), "sector {sector}");
+    }
+}
+
+/// What a hostile hand, or a disk, does to the blocks that describe a spare.
+#[derive(Clone, Debug)]
+enum Harm {
+    /// A byte changes.
+    Byte(usize, u8),
+    /// A byte changes, and the checksum of its block fits again.
+    Sealed(usize, u8),
+    /// A block is written to the place of another one.
+    Misdirected(usize, usize),
+    /// A block is zero.
+    Zero(usize),
+    /// A block cannot be read.
+    Bad(usize),
+    /// A block holds anything.
+    Any(usize, Vec<u8>),
+}
+
+/// First sectors of the headers and of all slots.
+fn described() -> Vec<u64> {
+    (0..11).map(|number| number * 8).chain([HEADER_B]).collect()
+}
+
+fn harm() -> impl Strategy<Value = Harm> {
+    let block = 0..described().len();
+    // Where fields are; the rest of a block is zero.
+    let field = prop_oneof![3 => 0..208usize, 1 => 464..544usize, 1 => 0..BLOCK_BYTES];
+    let value = prop_oneof![Just(0), Just(1), Just(8), Just(0xff), any::<u8>()];
+    let byte = (block.clone(), field, value).prop_map(|(block, field, value)| (block * BLOCK_BYTES + field, value));
+    prop_oneof![
+        2 => byte.clone().prop_map(|(at, value)| Harm::Byte(at, value)),
+        6 => byte.prop_map(|(at, value)| Harm::Sealed(at, value)),
+        2 => (block.clone(), block.clone()).prop_map(|(from, to)| Harm::Misdirected(from, to)),
+        1 => block.clone().prop_map(Harm::Zero),
+        1 => block.clone().prop_map(Harm::Bad),
+        1 => (block, proptest::collection::vec(any::<u8>(), BLOCK_BYTES)).prop_map(|(block, bytes)| Harm::Any(block, bytes)),
+    ]
+}
+
+fn seal(block: &mut [u8]) {
+    block[12..16].fill(0);
+    let sum = crc32c::crc32c(block);
+    block[12..16].copy_from_slice(&sum.to_le_bytes());
+}
+
+fn suffer(disk: &TestDisk, harm: &Harm) {
+    let places = described();
+    let read = |block: usize| {
+        let mut bytes = vec![0; BLOCK_BYTES];
+        // What cannot be read is taken for zero.
+        let _ = disk.read(Sector(places[block]), &mut bytes);
+        bytes
+    };
+    let write = |block: usize, bytes: &[u8]| disk.write_durable(Sector(places[block]), bytes).unwrap();
+    match harm {
+        Harm::Byte(at, value) | Harm::Sealed(at, value) => {
+            let mut bytes = read(at / BLOCK_BYTES);
+            bytes[at % BLOCK_BYTES] = *value;
+            if matches!(harm, Harm::Sealed(..)) {
+                seal(&mut bytes);
+            }
+            write(at / BLOCK_BYTES, &bytes);
+        }
+        Harm::Misdirected(from, to) => write(*to, &read(*from)),
+        Harm::Zero(block) => write(*block, &[0; BLOCK_BYTES]),
+        Harm::Bad(block) => disk.spoil(places[*block] + 3),
+        Harm::Any(block, bytes) => write(*block, bytes),
+    }
+}
+
+/// What must hold of every device whatsoever: the reader agrees with what opens a set, nothing is given twice, and a repair
+/// changes nothing of what counts.
+fn holds_of(disk: &TestDisk) -> Result<(), TestCaseError> {
+    let examined = examine(disk);
+    prop_assert_eq!(&examined.header, &read_header(disk));
+    let _ = (examined.steps(), examined.beyond_repair());
+    let table = match &examined.table {
+        Some(Ok(table)) => table,
+        Some(Err(error)) => return Err(TestCaseError::fail(error.to_string())),
+        None => {
+            prop_assert!(examined.steps().is_empty() && !examined.is_whole());
+            return Ok(());
+        }
+    };
+    let header = examined.header.as_ref().unwrap().header.clone();
+    let opened = SpareTable::open(disk, &header.set, header.spare).unwrap();
+    let all = |table: &SpareTable| table.records().copied().collect::<Vec<_>>();
+    prop_assert_eq!(all(&table.table), all(&opened));
+    prop_assert_eq!(table.table.check(), opened.check());
+    let live: Vec<Remap> = opened.remaps().copied().collect();
+    for (number, one) in live.iter().enumerate() {
+        prop_assert!(one.main.end().0 <= header.set.main.sectors.0);
+        prop_assert!(header.set.geometry[usize::from(header.spare)].data.covers(&one.spare_extent()));
+        for two in &live[number + 1..] {
+            prop_assert!(!one.main.overlaps(&two.main) && !one.spare_extent().overlaps(&two.spare_extent()));
+        }
+    }
+    let beyond = examined.beyond_repair();
+    let after = repair(disk, examined).map_err(|error| TestCaseError::fail(error.to_string()))?;
+    prop_assert_eq!((after.steps(), after.beyond_repair()), (vec![], beyond));
+    let again = SpareTable::open(disk, &header.set, header.spare).unwrap();
+    prop_assert_eq!((all(&again), again.check()), (all(&opened), opened.check()));
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn whatever_happened_to_a_spare_is_read_and_mended_the_same(harms in proptest::collection::vec(harm(), 1..8)) {
+        let (disk, _) = spare();
+        harms.iter().for_each(|harm| suffer(&disk, harm));
+        holds_of(&disk)?;
+    }
+
+    #[test]
+    fn arbitrary_devices_are_read(
+        sectors in prop_oneof![0..40u64, 540..600u64, Just(4096)],
+        blocks in proptest::collection::vec((0..600u64, proptest::collection::vec(any::<u8>(), 512)), 0..12),
+        magic in proptest::option::of(prop_oneof![Just(b"RMPGUARD"), Just(b"RMPTABLE")]),
+    ) {
+        let disk = TestDisk::new(sectors);
+        for (at, mut bytes) in blocks {
+            if let Some(magic) = magic {
+                bytes[..8].copy_from_slice(magic);
+            }
+            if at < sectors {
+                disk.write_durable(Sector(at), &bytes).unwrap();
+            }
+        }
+        let examined = examine(&disk);
+        prop_assert!(matches!(examined.header, Err(NoHeader::NotOurs | NoHeader::Damaged { .. })), "{:?}", examined.header);
+        prop_assert!(examined.table.is_none() && examined.stray.is_none() && examined.steps().is_empty());
     }
 }

@@ -120,6 +120,9 @@ impl BlockIo for TestDisk {
         if state.off {
             return Err(IoError::Other("the power is off".into()));
         }
+        if at.0 + buf.len() as u64 / 512 > self.sectors {
+            return Err(IoError::Other("beyond the end of the device".into()));
+        }
         for (sector, bytes) in (at.0..).zip(buf.chunks_mut(512)) {
             if state.bad.contains(&sector) {
                 return Err(medium("bad sector"));
