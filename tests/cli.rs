@@ -148,7 +148,9 @@ fn dm_needs_no_settings() {
 fn without_a_daemon_it_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let create = ["create", "data", "--main", "/dev/null", "--spare", "/dev/zero"];
-    for args in [&create[..], &["restore"], &["remap", "data", "5"], &["forget", "data", "--yes"]] {
+    for args in
+        [&create[..], &["restore"], &["restore", "data", "--from-history"], &["remap", "data", "5"], &["forget", "data", "--yes"]]
+    {
         let (code, out, err) = run(dir.path(), args);
         assert_eq!((code, out.as_str()), (1, ""), "{args:?}");
         assert!(err.contains("not running") && err.contains("systemctl start remap-guardian"), "{args:?}: {err}");
@@ -177,6 +179,9 @@ fn bad_arguments_are_named() {
         (&["remap", "data", "x5"], "x5"),
         (&["history", "--since", "yesterday"], "yesterday"),
         (&["history", "--limit", "many"], "many"),
+        (&["restore", "--from-history"], "[NAME]"),
+        (&["restore", "data", "--yes"], "--from-history"),
+        (&["spare", "inspect"], "<DEVICE>"),
         (&["files", "watch"], "<PATH>"),
         (&["files", "mend", "f"], "mend"),
         (&["frobnicate"], "frobnicate"),

@@ -10,6 +10,7 @@ pub mod salvage;
 pub mod spare_examine;
 pub mod spare_header;
 mod spare_load;
+pub mod spare_rebuild;
 pub mod spare_table;
 pub mod steps;
 pub mod target;

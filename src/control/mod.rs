@@ -70,6 +70,14 @@ pub enum Request {
         /// Only this one.
         name: Option<SetName>,
     },
+    /// Make spares anew whose headers are all lost, from what this machine knows.
+    #[serde(rename = "io.remap_guardian.Rebuild")]
+    Rebuild {
+        /// The set, by name or id.
+        name: SetName,
+        /// Do it; else only say what would be written.
+        sure: bool,
+    },
     /// Give up a set that is not open.
     #[serde(rename = "io.remap_guardian.Forget")]
     Forget {
@@ -233,7 +241,7 @@ pub struct NewsReport {
     pub last: u64,
 }
 
-/// Answer to `Create`, `Prune`, `Restore`, `Forget`, `Reload` and `Remap`: lines for people.
+/// Answer to `Create`, `Prune`, `Restore`, `Rebuild`, `Forget`, `Reload` and `Remap`: lines for people.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Said {
     /// What was done.

@@ -198,7 +198,7 @@ fn not_mounted_at_boot(main: &FoundDevice, name: &SetName) -> Result<(), Reason>
 }
 
 /// Nobody else uses the device.
-fn free(device: &FoundDevice) -> Result<(), Reason> {
+pub(super) fn free(device: &FoundDevice) -> Result<(), Reason> {
     let at = |error: std::io::Error| Reason::from(format!("{}: {error}", device.node.display()));
     let mut uses = in_use::uses(&in_use::Roots::default(), &device.name).map_err(at)?;
     uses.extend(in_use::exclusively(&device.node).map_err(at)?);

@@ -12,7 +12,7 @@ use crate::config::Settings;
 use crate::control::{self, Reason};
 use crate::edge::FoundDevice;
 use crate::engine::{Engine, Event};
-use crate::model::{Member, Millis, Sectors, SetDescription, SetId, SetName};
+use crate::model::{Entry, Member, Millis, Sectors, SetDescription, SetId, SetName, What};
 use crate::policy::{Disk, Policies, Policy};
 use crate::sources::kmsg_text::KernelNote;
 use anyhow::Context;
@@ -73,6 +73,15 @@ pub enum Input {
     Forgotten {
         /// The set, if it was given up, and the spares that are blank now.
         given_up: Option<(SetDescription, Vec<String>)>,
+        /// The answer.
+        answer: Result<serde_json::Value, Reason>,
+        /// Who asked.
+        tell: tokio::sync::oneshot::Sender<Result<serde_json::Value, Reason>>,
+    },
+    /// Another request that took or wrote to disks has ended.
+    Done {
+        /// The set, and what history says of it, if it was done.
+        done: Option<(SetDescription, What)>,
         /// The answer.
         answer: Result<serde_json::Value, Reason>,
         /// Who asked.
@@ -280,6 +289,14 @@ impl Daemon {
                 self.busy = None;
                 if let Some((desc, wiped)) = given_up {
                     self.forgotten(desc, wiped);
+                }
+                drop(tell.send(answer));
+            }
+            Input::Done { done, answer, tell } => {
+                self.busy = None;
+                if let Some((desc, what)) = done {
+                    self.record(Entry { number: 0, at: self::now(), set: desc.id, name: desc.name, what });
+                    self.look();
                 }
                 drop(tell.send(answer));
             }

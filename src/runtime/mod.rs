@@ -14,6 +14,7 @@ mod inputs;
 mod lock;
 mod log;
 mod partitions;
+mod rebuild;
 mod requests;
 mod retention;
 mod seen;

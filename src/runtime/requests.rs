@@ -40,7 +40,7 @@ impl Daemon {
             drop(tell.send(Err(reason)));
             return;
         }
-        if !self.looked && matches!(request, Request::Create { .. } | Request::Forget { .. }) {
+        if !self.looked && matches!(request, Request::Create { .. } | Request::Rebuild { .. } | Request::Forget { .. }) {
             // Only then is it known what the disks hold.
             let (done, wait) = tokio::sync::oneshot::channel();
             self.wait_for_look(done);
@@ -61,6 +61,7 @@ impl Daemon {
                 self.create(Wish { name, main, spares, overwrite_spare }, tell);
             }
             Request::Restore { name } => self.restore(name, tell),
+            Request::Rebuild { name, sure } => self.rebuild_spares(name, sure, tell),
             Request::Forget { name, sure } => self.forget(name, sure, tell),
             Request::Reload => drop(tell.send(self.reload().and_then(|()| self.say_policies()))),
             Request::Remap { name, extent } => self.remap(name, extent, tell),
@@ -212,9 +213,7 @@ impl Daemon {
             drop(tell.send(Err(reason)));
             return;
         }
-        // Closed sets stay claimed, so that nobody opens them; those whose writer may still be at work are not touched.
-        let idle: BTreeSet<SetId> =
-            self.left_alone.iter().filter(|(_, thread)| thread.is_finished()).map(|(id, _)| *id).collect();
+        let idle = self.idle();
         let (settings, out, store) = (self.settings.clone(), self.out.clone(), self.store.clone());
         let claimed = self.claimed.clone();
         let mut known: Vec<_> = self.candidates.values().map(|candidate| candidate.desc.clone()).collect();
@@ -248,8 +247,14 @@ impl Daemon {
         });
     }
 
+    /// Sets that were left alone and whose last writer has ended. They stay claimed, so that nobody opens them; those whose
+    /// writer may still be at work are not touched.
+    pub(super) fn idle(&self) -> BTreeSet<SetId> {
+        self.left_alone.iter().filter(|(_, thread)| thread.is_finished()).map(|(id, _)| *id).collect()
+    }
+
     /// Admits what takes or frees disks: one at a time.
-    fn begin(&mut self, name: &SetName) -> Result<(), Reason> {
+    pub(super) fn begin(&mut self, name: &SetName) -> Result<(), Reason> {
         if let Some(busy) = &self.busy {
             let message = format!("“{busy}” is being made or forgotten just now");
             return Err(Reason::new(message, "repeat when that has ended: remap-guardian status"));
@@ -259,7 +264,7 @@ impl Daemon {
     }
 
     /// The sets in the registry, once the store's thread comes to it.
-    fn registry(&self) -> Receiver<Result<Vec<SetDescription>, Reason>> {
+    pub(super) fn registry(&self) -> Receiver<Result<Vec<SetDescription>, Reason>> {
         let (tell, told) = tokio::sync::oneshot::channel();
         self.store.queue(move |store| {
             let sets = store.sets().map_err(|error| Reason::from(format!("the known sets cannot be read: {error}")));
@@ -354,7 +359,7 @@ fn admit(set: Option<&SetState>, name: &SetName, extent: Extent) -> Result<(), R
     Ok(())
 }
 
-fn stopping() -> Reason {
+pub(super) fn stopping() -> Reason {
     Reason::from("the daemon is stopping".to_string())
 }
 

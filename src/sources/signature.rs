@@ -28,6 +28,11 @@ pub fn signature(node: &Path) -> Result<Option<String>, SignatureError> {
     if holds_spare(node).map_err(unreadable)? {
         return Ok(Some("a spare of remap-guardian".into()));
     }
+    foreign(node)
+}
+
+/// What others left on the device, in words. The device can be read.
+pub fn foreign(node: &Path) -> Result<Option<String>, SignatureError> {
     let mut command = blkid();
     command.args(["-p", "-o", "export", "--"]).arg(node);
     let output = run(&mut command, PROBE_TIME).map_err(SignatureError::Probe)?;
