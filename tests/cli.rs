@@ -3,8 +3,8 @@
 use assert_cmd::Command;
 use std::path::Path;
 
-const VERBS: [&str; 10] =
-    ["run", "create", "status", "history", "history prune", "restore", "remap", "forget", "files watch", "policy"];
+const VERBS: [&str; 11] =
+    ["run", "create", "status", "history", "history prune", "restore", "activate", "remap", "forget", "files watch", "policy"];
 
 const DM_VERBS: [&str; 16] = [
     "create", "reload", "rename", "remove", "suspend", "resume", "message", "table", "status", "info", "list", "exists", "deps",
@@ -148,9 +148,14 @@ fn dm_needs_no_settings() {
 fn without_a_daemon_it_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let create = ["create", "data", "--main", "/dev/null", "--spare", "/dev/zero"];
-    for args in
-        [&create[..], &["restore"], &["restore", "data", "--from-history"], &["remap", "data", "5"], &["forget", "data", "--yes"]]
-    {
+    for args in [
+        &create[..],
+        &["restore"],
+        &["restore", "data", "--from-history"],
+        &["activate", "data", "--degraded"],
+        &["remap", "data", "5"],
+        &["forget", "data", "--yes"],
+    ] {
         let (code, out, err) = run(dir.path(), args);
         assert_eq!((code, out.as_str()), (1, ""), "{args:?}");
         assert!(err.contains("not running") && err.contains("systemctl start remap-guardian"), "{args:?}: {err}");
@@ -179,8 +184,9 @@ fn bad_arguments_are_named() {
         (&["remap", "data", "x5"], "x5"),
         (&["history", "--since", "yesterday"], "yesterday"),
         (&["history", "--limit", "many"], "many"),
-        (&["restore", "--from-history"], "[NAME]"),
+        (&["restore", "--from-history"], "<NAME>"),
         (&["restore", "data", "--yes"], "--from-history"),
+        (&["activate", "data"], "--degraded"),
         (&["spare", "inspect"], "<DEVICE>"),
         (&["files", "watch"], "<PATH>"),
         (&["files", "mend", "f"], "mend"),

@@ -254,12 +254,17 @@ pub fn remove(name: &SetName) -> Result<(), ActivateError> {
 
 /// The device of a set, if there is one, under whatever name.
 pub fn find_active(set: SetId) -> Result<Option<Active>, ActivateError> {
+    find_uuid(&text::dm_uuid(set))
+}
+
+/// The device of ours with this UUID, if there is one, under whatever name.
+pub(super) fn find_uuid(text: &str) -> Result<Option<Active>, ActivateError> {
     let dm = context()?;
-    let uuid = DmUuidBuf::new(text::dm_uuid(set)).map_err(step("naming", set))?;
+    let uuid = DmUuidBuf::new(text.to_owned()).map_err(step("naming", text))?;
     match dm.device_info(&DevId::Uuid(&uuid)) {
         Ok(info) => Ok(Active::of(&info)),
         Err(error) if errno(&error) == Some(ENXIO) => Ok(None),
-        Err(error) => Err(step("looking for", set)(error)),
+        Err(error) => Err(step("looking for", text)(error)),
     }
 }
 

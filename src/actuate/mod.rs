@@ -2,6 +2,7 @@
 
 pub mod activate;
 pub mod block;
+pub mod degraded;
 pub mod impatient;
 pub mod partitions;
 pub mod probe;

@@ -2,6 +2,7 @@
 //! named and numbered as kpartx does it: `/dev/mapper/data1`, with the UUID `part1-<UUID of the mapped device>`, by which udev's
 //! rules, `lsblk` and libblkid know it for a partition.
 
+use super::activate::Active;
 use super::target_text::dm_uuid;
 use crate::dm::{Error, Info, Mapper, Name, Table, Uuid};
 use crate::model::{SetId, SetName};
@@ -24,24 +25,35 @@ pub fn map_name(set: &str, number: u32) -> String {
     format!("{set}{}{number}", if digit { "p" } else { "" })
 }
 
-fn map_uuid(set: SetId, number: u32) -> String {
-    format!("part{number}-{}", dm_uuid(set))
+/// `whole` is the UUID of the whole mapped device.
+fn map_uuid(whole: &str, number: u32) -> String {
+    format!("part{number}-{whole}")
 }
 
 /// The number of the partition whose map has this UUID.
-fn number_of(set: SetId, uuid: &str) -> Option<u32> {
-    uuid.strip_suffix(&format!("-{}", dm_uuid(set)))?.strip_prefix("part")?.parse().ok()
+fn number_of(whole: &str, uuid: &str) -> Option<u32> {
+    uuid.strip_suffix(&format!("-{whole}"))?.strip_prefix("part")?.parse().ok()
+}
+
+/// The device of a set, with its UUID, which may be a degraded one.
+fn whole_of(set: SetId) -> Result<Option<(String, Active)>, String> {
+    for uuid in [dm_uuid(set), super::degraded::dm_uuid(set)] {
+        if let Some(active) = super::activate::find_uuid(&uuid).map_err(text)? {
+            return Ok(Some((uuid, active)));
+        }
+    }
+    Ok(None)
 }
 
 /// Makes the maps follow the partition table. One that is in use stays as it is. Says what was changed, and what could not be.
 pub fn follow(set: SetId, name: &SetName, table: &[Partition]) -> Result<Vec<String>, String> {
     let mapper = Mapper::new().map_err(text)?;
-    let Some(whole) = super::activate::find_active(set).map_err(text)? else { return Ok(Vec::new()) };
+    let Some((whole, Active { devno, .. })) = whole_of(set)? else { return Ok(Vec::new()) };
     let mut said = Vec::new();
-    let mut there = maps(&mapper, set)?;
+    let mut there = maps(&mapper, &whole)?;
     for partition in table {
         let (number, start, sectors) = (partition.number, partition.start, partition.sectors);
-        let wanted = format!("0 {sectors} linear {}:{} {start}", whole.devno.0, whole.devno.1);
+        let wanted = format!("0 {sectors} linear {}:{} {start}", devno.0, devno.1);
         if let Some(old) = there.remove(&number) {
             let lines = mapper.table(&old.name, false).map_err(text)?;
             if lines.iter().map(ToString::to_string).eq([wanted.clone()]) {
@@ -55,7 +67,7 @@ pub fn follow(set: SetId, name: &SetName, table: &[Partition]) -> Result<Vec<Str
                 }
             }
         }
-        match make(&mapper, set, name, number, &wanted) {
+        match make(&mapper, &whole, name, number, &wanted) {
             Ok(map) => said.push(format!("partition {number} is /dev/mapper/{map}")),
             Err(error) => said.push(format!("partition {number} cannot be used: {error}")),
         }
@@ -72,18 +84,18 @@ pub fn follow(set: SetId, name: &SetName, table: &[Partition]) -> Result<Vec<Str
 /// Removes all maps of a set, so that its device can be removed.
 pub fn remove_all(set: SetId) -> Result<(), String> {
     let mapper = Mapper::new().map_err(text)?;
-    maps(&mapper, set)?.values().try_for_each(|map| mapper.remove(&map.name)).map_err(text)
+    maps(&mapper, &dm_uuid(set))?.values().try_for_each(|map| mapper.remove(&map.name)).map_err(text)
 }
 
-fn make(mapper: &Mapper, set: SetId, name: &SetName, number: u32, table: &str) -> Result<Name, String> {
+fn make(mapper: &Mapper, whole: &str, name: &SetName, number: u32, table: &str) -> Result<Name, String> {
     let map = Name::new(&map_name(name.as_str(), number)).map_err(text)?;
-    let uuid = Uuid::new(&map_uuid(set, number)).map_err(text)?;
+    let uuid = Uuid::new(&map_uuid(whole, number)).map_err(text)?;
     let table: Table = table.parse().map_err(text::<crate::dm::BadTable>)?;
     mapper.create(&map, Some(&uuid), Some(&table), false).map_err(text)?;
     Ok(map)
 }
 
-fn maps(mapper: &Mapper, set: SetId) -> Result<BTreeMap<u32, Info>, String> {
+fn maps(mapper: &Mapper, whole: &str) -> Result<BTreeMap<u32, Info>, String> {
     let mut found = BTreeMap::new();
     for listed in mapper.list().map_err(text)? {
         let info = match mapper.info(&listed.name) {
@@ -91,7 +103,7 @@ fn maps(mapper: &Mapper, set: SetId) -> Result<BTreeMap<u32, Info>, String> {
             Err(Error::Missing(_)) => continue,
             other => other.map_err(text)?,
         };
-        if let Some(number) = info.uuid.as_ref().and_then(|uuid| number_of(set, uuid.as_str())) {
+        if let Some(number) = info.uuid.as_ref().and_then(|uuid| number_of(whole, uuid.as_str())) {
             found.insert(number, info);
         }
     }
@@ -109,10 +121,10 @@ mod tests {
     #[test]
     fn maps_are_named_as_kpartx_names_them() {
         assert_eq!((map_name("data", 1), map_name("disk2", 12)), ("data1".into(), "disk2p12".into()));
-        let set = SetId(uuid::Uuid::from_u128(7));
-        assert_eq!(number_of(set, &map_uuid(set, 12)), Some(12));
-        for other in [map_uuid(SetId(uuid::Uuid::from_u128(8)), 1), dm_uuid(set), format!("partx-{}", dm_uuid(set))] {
-            assert_eq!(number_of(set, &other), None, "{other}");
+        let set = |number| dm_uuid(SetId(uuid::Uuid::from_u128(number)));
+        assert_eq!(number_of(&set(7), &map_uuid(&set(7), 12)), Some(12));
+        for other in [map_uuid(&set(8), 1), set(7), format!("partx-{}", set(7))] {
+            assert_eq!(number_of(&set(7), &other), None, "{other}");
         }
     }
 }

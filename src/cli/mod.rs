@@ -1,5 +1,6 @@
 //! The command line: one verb per file, thin.
 
+pub mod activate;
 pub mod assemble;
 pub mod chain;
 pub mod create;
@@ -54,6 +55,8 @@ enum Verb {
     History(history::Args),
     /// Look for sets on the disks now, and open those that are complete
     Restore(restore::Args),
+    /// Open a main device whose spare is dead or gone: what had moved there fails
+    Activate(activate::Args),
     /// Move a range of sectors to the spare by hand
     Remap(remap::Args),
     /// Give up a set that is not open, so that its disks can be used for something else
@@ -120,6 +123,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::History(args) => history::main(args, &settings, cli.json),
         Verb::Restore(args) => restore::main(args, &settings, cli.json),
         Verb::Forget(args) => forget::main(args, &settings, cli.json),
+        Verb::Activate(args) => activate::main(args, &settings, cli.json),
         Verb::Remap(args) => remap::main(args, &settings, cli.json),
         Verb::Policy(args) => policy::main(args, &settings, cli.json),
         Verb::Spare(args) => spare::main(args, &settings, cli.json),

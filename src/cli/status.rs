@@ -54,7 +54,10 @@ fn from_store(args: &Args, settings: &Settings) -> anyhow::Result<StatusReport> 
         .map(|desc| SetReport {
             name: desc.name.clone(),
             id: desc.id.to_string(),
-            state: "remap-guardian is not running".into(),
+            state: match crate::actuate::degraded::find(desc.id) {
+                Ok(Some(degraded)) => degraded.to_string(),
+                _ => "remap-guardian is not running".into(),
+            },
             main: crate::runtime::words(&desc.main),
             spares: desc.spares.iter().map(crate::runtime::words).collect(),
             status: None,
@@ -105,6 +108,7 @@ fn show(report: &StatusReport, detail: bool, out: &mut impl Write) -> std::io::R
 fn short_state(set: &SetReport) -> String {
     match set.state.as_str() {
         "open" => "open".into(),
+        degraded if degraded.starts_with("DEGRADED") => "DEGRADED".into(),
         _ => "NOT OPEN".into(),
     }
 }

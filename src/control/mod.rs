@@ -78,6 +78,14 @@ pub enum Request {
         /// Do it; else only say what would be written.
         sure: bool,
     },
+    /// Open main without its spare: what had moved there fails.
+    #[serde(rename = "io.remap_guardian.Degrade")]
+    Degrade {
+        /// The set, by name or id.
+        name: SetName,
+        /// Let writes through to main.
+        read_write: bool,
+    },
     /// Give up a set that is not open.
     #[serde(rename = "io.remap_guardian.Forget")]
     Forget {
@@ -241,7 +249,7 @@ pub struct NewsReport {
     pub last: u64,
 }
 
-/// Answer to `Create`, `Prune`, `Restore`, `Rebuild`, `Forget`, `Reload` and `Remap`: lines for people.
+/// Answer to `Create`, `Prune`, `Restore`, `Rebuild`, `Degrade`, `Forget`, `Reload` and `Remap`: lines for people.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Said {
     /// What was done.

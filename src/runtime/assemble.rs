@@ -9,7 +9,7 @@ use crate::actuate::probe::Prober;
 use crate::actuate::steps::Actuator;
 use crate::actuate::target::DmTarget;
 use crate::actuate::target_text::{Bounds, dm_uuid};
-use crate::actuate::{Access, DirectDevice, NoHeader, activate, read_header, reconcile};
+use crate::actuate::{Access, DirectDevice, NoHeader, activate, degraded, read_header, reconcile};
 use crate::config::Settings;
 use crate::edge::{FoundDevice, Target};
 use crate::model::{Remap, Sectors, SetDescription, SetId, TargetError, TargetErrorKind};
@@ -96,7 +96,7 @@ pub fn discover_and_shield(devices: &[FoundDevice]) -> BTreeMap<SetId, Candidate
     found
 }
 
-fn find_main(desc: &SetDescription, devices: &[FoundDevice]) -> Result<FoundDevice, String> {
+pub(super) fn find_main(desc: &SetDescription, devices: &[FoundDevice]) -> Result<FoundDevice, String> {
     let mut matching = devices.iter().filter(|device| desc.main.matches(&device.identity).is_ok());
     match (matching.next(), matching.next()) {
         (Some(main), None) => Ok(main.clone()),
@@ -152,6 +152,9 @@ pub enum Writes {
 pub fn open(candidate: &Candidate, settings: &Settings, seen: &Seen, writes: Writes) -> Result<Opened, String> {
     candidate.complete()?;
     let desc = candidate.desc.clone();
+    if let Some(degraded) = degraded::find(desc.id)? {
+        return Err(degraded.to_string());
+    }
     let main = candidate.main.clone()?;
     let spares: Vec<FoundDevice> = candidate.spares.values().cloned().collect();
     let uuid = dm_uuid(desc.id);

@@ -2,7 +2,7 @@
 
 use super::assemble::words;
 use super::shield;
-use crate::actuate::{Access, DirectDevice, SpareTable, activate, read_header, wipe_headers};
+use crate::actuate::{Access, DirectDevice, SpareTable, activate, degraded, read_header, wipe_headers};
 use crate::control::Reason;
 use crate::edge::FoundDevice;
 use crate::model::{SetDescription, SetId, SetName};
@@ -72,6 +72,9 @@ pub fn unshield(name: &SetName, sure: bool, settings: &crate::config::Settings) 
 
 /// Fails while the set's device exists.
 pub fn closed(desc: &SetDescription) -> Result<(), Reason> {
+    if let Some(degraded) = degraded::find(desc.id).map_err(Reason::from)? {
+        return Err(Reason::from(format!("“{}” is in use: {degraded}", desc.name)));
+    }
     match activate::find_active(desc.id) {
         Ok(None) => Ok(()),
         Ok(Some(active)) => Err(open(&active.name)),

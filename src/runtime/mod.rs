@@ -3,9 +3,11 @@
 
 mod actuator;
 mod assemble;
+mod closed;
 mod create;
 mod critical;
 mod daemon;
+mod degrade;
 mod discovery;
 mod early;
 mod effects;

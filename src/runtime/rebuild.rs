@@ -1,27 +1,19 @@
 //! `restore --from-history`: makes spares anew that have lost both their headers, from what this machine knows of their set.
 
 use super::assemble::words;
+use super::closed::{Done, Known, remembered};
 use super::create::free;
-use super::daemon::{Claims, Daemon, Input};
-use super::requests::{Tell, say, stopping};
+use super::daemon::Daemon;
+use super::requests::Tell;
 use super::storekeeper::Storekeeper;
 use super::{forget, inputs};
 use crate::actuate::spare_rebuild::{self, Rebuild, RebuildError};
 use crate::actuate::{Access, DirectDevice, NoHeader, read_header};
 use crate::config::Settings;
 use crate::control::Reason;
-use crate::edge::{FoundDevice, Served};
-use crate::model::{Millis, Remap, SetDescription, SetId, SetName, What};
+use crate::edge::FoundDevice;
+use crate::model::{Remap, SetDescription, SetName, What};
 use crate::sources::signature;
-use std::collections::BTreeSet;
-
-/// What the store remembers of a set.
-struct Known {
-    /// What each spare served, by index.
-    served: Vec<Vec<Served>>,
-    /// The highest sequence number that history names.
-    top: u64,
-}
 
 /// A spare that is to be made anew.
 struct Lost {
@@ -39,47 +31,8 @@ struct Found {
 
 impl Daemon {
     pub(super) fn rebuild_spares(&mut self, name: SetName, sure: bool, tell: Tell) {
-        if let Err(reason) = self.begin(&name) {
-            return drop(tell.send(Err(reason)));
-        }
-        let (settings, store, claimed) = (self.settings.clone(), self.store.clone(), self.claimed.clone());
-        let (idle, registry, out) = (self.idle(), self.registry(), self.out.clone());
-        tokio::spawn(async move {
-            let registry = registry.await.unwrap_or_else(|_| Err(stopping()));
-            let done = tokio::task::spawn_blocking(move || {
-                let desc = forget::choose(&name, registry?)?;
-                let done = claimed_rebuild(&desc, sure, &settings, &store, &claimed, &idle)?;
-                Ok((desc, done))
-            });
-            let done = done.await.unwrap_or_else(|error| Err(Reason::from(error.to_string())));
-            let (done, answer) = match done {
-                Ok((desc, (lines, what))) => (what.map(|what| (desc, what)), say(lines)),
-                Err(reason) => (None, Err(reason)),
-            };
-            drop(out.send(Input::Done { done, answer, tell }));
-        });
+        self.with_closed_set(name, tell, move |desc, settings, store| rebuild(desc, sure, settings, store));
     }
-}
-
-type Done = (Vec<String>, Option<What>);
-
-fn claimed_rebuild(
-    desc: &SetDescription,
-    sure: bool,
-    settings: &Settings,
-    store: &Storekeeper,
-    claimed: &Claims,
-    idle: &BTreeSet<SetId>,
-) -> Result<Done, Reason> {
-    let claimed_here = claimed.claim(desc.id);
-    if !claimed_here && !idle.contains(&desc.id) {
-        return Err(forget::open(desc.name.as_str()));
-    }
-    let done = rebuild(desc, sure, settings, store);
-    if claimed_here {
-        claimed.give_back(desc.id);
-    }
-    done
 }
 
 /// Lines for people; and what history says, if it was done.
@@ -104,27 +57,11 @@ fn rebuild(desc: &SetDescription, sure: bool, settings: &Settings, store: &Store
     Ok((lines, Some(What::Alert { message })))
 }
 
-fn remembered(desc: &SetDescription, store: &Storekeeper) -> Result<Known, Reason> {
-    let (tell, told) = std::sync::mpsc::channel();
-    let (set, spares) = (desc.id, 0..desc.spares.len() as u16);
-    store.queue(move |store| {
-        let known = spares.map(|spare| store.in_use(set, spare)).collect::<Result<Vec<_>, _>>();
-        drop(tell.send(known.and_then(|served| Ok((served, store.history(Some(set), Millis(0), usize::MAX)?)))));
-    });
-    let known = told.recv().map_err(|_| stopping())?;
-    let (served, history) = known.map_err(|error| Reason::from(format!("what is known of it cannot be read: {error}")))?;
-    let seqs = history.iter().filter_map(|entry| match &entry.what {
-        What::Remapped { remap, .. } => Some(remap.seq),
-        _ => None,
-    });
-    Ok(Known { served, top: seqs.max().unwrap_or(0) })
-}
-
 /// The spares without headers, and what is to be written to them. Fails if there is none, or if anything is not as it is known.
 fn find(desc: &SetDescription, devices: &[FoundDevice], known: &Known) -> Result<Found, Reason> {
     let (mut whole, mut without) = (Vec::new(), Vec::new());
     let mut elsewhere: Vec<Remap> = Vec::new();
-    let (mut top, mut generation) = (known.top, 1);
+    let (mut top, mut generation) = (known.top(), 1);
     for (index, identity) in (0u16..).zip(&desc.spares) {
         let device = the_one(index, desc, devices)?;
         let name = format!("{} ({})", device.node.display(), words(identity));
@@ -202,7 +139,9 @@ fn plan(desc: &SetDescription, index: u16, device: FoundDevice, known: &Known, t
     if io.devno().map_err(|error| at(&error))? != Some(device.devno) {
         return Err(Reason::from(format!("{node} has become another device since it was looked at")));
     }
-    let plan = spare_rebuild::plan(&io, desc, index, &known.served[usize::from(index)], top);
+    let served = known.served[usize::from(index)].as_deref();
+    let served = served.ok_or_else(|| Reason::from(format!("the store of this machine knows nothing of spare {index}")))?;
+    let plan = spare_rebuild::plan(&io, desc, index, served, top);
     let plan = plan.map_err(|error| match error {
         RebuildError::HasHeader => Reason::new(format!("{node}: {error}"), format!("remap-guardian spare inspect {node}")),
         other => at(&other),

@@ -40,7 +40,12 @@ impl Daemon {
             drop(tell.send(Err(reason)));
             return;
         }
-        if !self.looked && matches!(request, Request::Create { .. } | Request::Rebuild { .. } | Request::Forget { .. }) {
+        if !self.looked
+            && matches!(
+                request,
+                Request::Create { .. } | Request::Rebuild { .. } | Request::Degrade { .. } | Request::Forget { .. }
+            )
+        {
             // Only then is it known what the disks hold.
             let (done, wait) = tokio::sync::oneshot::channel();
             self.wait_for_look(done);
@@ -61,6 +66,7 @@ impl Daemon {
                 self.create(Wish { name, main, spares, overwrite_spare }, tell);
             }
             Request::Restore { name } => self.restore(name, tell),
+            Request::Degrade { name, read_write } => self.degrade(name, read_write, tell),
             Request::Rebuild { name, sure } => self.rebuild_spares(name, sure, tell),
             Request::Forget { name, sure } => self.forget(name, sure, tell),
             Request::Reload => drop(tell.send(self.reload().and_then(|()| self.say_policies()))),
@@ -329,6 +335,8 @@ fn report(
             let spares = 0..report.spares.len() as u16;
             report.usage = spares.filter_map(|spare| store.usage(*id, spare).ok()).collect();
             report.target = crate::actuate::target::peek(*id).ok().map(Into::into);
+        } else if let Ok(Some(degraded)) = crate::actuate::degraded::find(*id) {
+            report.state = degraded.to_string();
         }
     }
     reports.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
