@@ -73,7 +73,7 @@ install: $(if $(wildcard $(release)/remap-guardian),,daemon) $(if $(wildcard $(m
 	install -D -m 644 -t $(DESTDIR)/lib/modules/$(KVER)/updates $(module)/dm_remap_v4_real.ko
 	strip --strip-debug $(DESTDIR)/lib/modules/$(KVER)/updates/dm_remap_v4_real.ko
 	install -D -m 755 kmod/check_dm_remap $(DESTDIR)$(PREFIX)/lib/nagios/plugins/check_dm_remap
-	$(call put,/lib/systemd/system,systemd/*.service systemd/*.target systemd/*.socket)
+	$(call put,/lib/systemd/system,systemd/*.service systemd/*.timer)
 	$(call put,/lib/udev/rules.d,systemd/*.rules)
 	$(foreach file,$(wildcard systemd/*.tmpfiles.conf),\
 		install -D -m 644 $(file) $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/$(notdir $(file:.tmpfiles.conf=.conf));)

@@ -5,7 +5,7 @@ use super::VerifyError;
 use super::salvage::{answers_elsewhere, read_what_can_be_read};
 use crate::edge::{BlockIo, IoError};
 use crate::engine::Outcome;
-use crate::model::{Extent, Sectors, SetDescription};
+use crate::model::{Extent, Member, Sectors, SetDescription};
 use crate::plan::pieces;
 
 /// What trying reserved extents came to.
@@ -17,6 +17,17 @@ pub struct Verified {
     pub bad: Vec<Extent>,
     /// Sectors that could not be tried; they are the next time.
     pub untried: Sectors,
+}
+
+/// What reading a range came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// All of it reads.
+    Reads,
+    /// The medium did not give all of it.
+    Fails(String),
+    /// The disk does not answer: nothing is known of the range.
+    Away(String),
 }
 
 /// Tries sectors of one set, with handles of its own.
@@ -37,6 +48,23 @@ impl Prober {
     pub fn new(desc: &SetDescription, main: Box<dyn BlockIo>, spares: Vec<Box<dyn BlockIo>>) -> Prober {
         let spares = spares.into_iter().map(|io| Spare { io, untried: Vec::new() }).collect();
         Prober { main, spares, block: desc.block() }
+    }
+
+    /// Whether a range reads.
+    pub fn check(&self, member: Member, extent: Extent) -> Checked {
+        let io = match member {
+            Member::Main => self.main.as_ref(),
+            Member::Spare(index) => match self.spares.get(usize::from(index)) {
+                Some(spare) => spare.io.as_ref(),
+                None => return Checked::Away(format!("there is no {member}")),
+            },
+        };
+        let mut content = vec![0; extent.len().bytes() as usize];
+        match io.read(extent.start(), &mut content) {
+            Ok(()) => Checked::Reads,
+            Err(IoError::Medium(why)) if answers_elsewhere(io, extent) => Checked::Fails(why),
+            Err(error) => Checked::Away(error.to_string()),
+        }
     }
 
     /// The sectors of a range of main that do not read.

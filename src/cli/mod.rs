@@ -12,6 +12,7 @@ pub mod policy;
 pub mod remap;
 pub mod restore;
 pub mod run;
+pub mod scrub;
 pub mod spare;
 pub mod status;
 pub mod udev_probe;
@@ -57,6 +58,8 @@ enum Verb {
     Restore(restore::Args),
     /// Open a main device whose spare is dead or gone: what had moved there fails
     Activate(activate::Args),
+    /// Read every sector of a set, slowly, to find bad ones before an application does
+    Scrub(scrub::Args),
     /// Move a range of sectors to the spare by hand
     Remap(remap::Args),
     /// Give up a set that is not open, so that its disks can be used for something else
@@ -124,6 +127,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Restore(args) => restore::main(args, &settings, cli.json),
         Verb::Forget(args) => forget::main(args, &settings, cli.json),
         Verb::Activate(args) => activate::main(args, &settings, cli.json),
+        Verb::Scrub(args) => scrub::main(args, &settings, cli.json),
         Verb::Remap(args) => remap::main(args, &settings, cli.json),
         Verb::Policy(args) => policy::main(args, &settings, cli.json),
         Verb::Spare(args) => spare::main(args, &settings, cli.json),

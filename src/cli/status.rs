@@ -62,6 +62,7 @@ fn from_store(args: &Args, settings: &Settings) -> anyhow::Result<StatusReport> 
             spares: desc.spares.iter().map(crate::runtime::words).collect(),
             status: None,
             policy: None,
+            scrub: None,
             target: None,
             usage: Vec::new(),
         })
@@ -140,6 +141,9 @@ fn show_one(set: &SetReport, out: &mut impl Write) -> std::io::Result<()> {
         let words =
             format!("{}, {} remaps, {} errors, {} writes waiting", target.state, target.remaps, target.errors, target.held);
         rows.add_row(["  kernel".to_string(), words]);
+    }
+    if let Some(scrub) = &set.scrub {
+        rows.add_row(["  scrub".to_string(), super::scrub::words(scrub)]);
     }
     if let Some(policy) = &set.policy {
         rows.add_row(["  policy".to_string(), format!("{}: {}", policy.name, policy.why)]);

@@ -8,7 +8,7 @@ pub mod server;
 
 use crate::edge::{TargetStatus, Usage};
 use crate::engine::SetStatus;
-use crate::model::{Entry, Extent, Millis, SetName};
+use crate::model::{Entry, Extent, Millis, ScrubProgress, SetName};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -94,6 +94,14 @@ pub enum Request {
         /// Do it; else only say what would be done.
         sure: bool,
     },
+    /// Read every sector of a set, slowly, to find bad ones.
+    #[serde(rename = "io.remap_guardian.Scrub")]
+    Scrub {
+        /// The set.
+        name: SetName,
+        /// What to do.
+        order: ScrubOrder,
+    },
     /// Read the policies anew.
     #[serde(rename = "io.remap_guardian.Reload")]
     Reload,
@@ -105,6 +113,20 @@ pub enum Request {
         /// The range on main.
         extent: Extent,
     },
+}
+
+/// What is to be done about a set's scrub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScrubOrder {
+    /// Begin, or go on with one that was stopped.
+    Begin,
+    /// Begin at the first sector.
+    Anew,
+    /// Stop.
+    Stop,
+    /// Only tell how far it is.
+    Look,
 }
 
 /// The daemon's answer.
@@ -199,6 +221,9 @@ pub struct SetReport {
     /// The policy in force, when open.
     #[serde(default)]
     pub policy: Option<InForce>,
+    /// The scrub, if there has been one.
+    #[serde(default)]
+    pub scrub: Option<ScrubProgress>,
     /// The kernel's view, when open.
     pub target: Option<TargetReport>,
     /// The allocator's view, per spare.
@@ -247,6 +272,13 @@ pub struct NewsReport {
     pub entries: Vec<Entry>,
     /// The number to ask with next.
     pub last: u64,
+}
+
+/// Answer to `Scrub`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScrubReport {
+    /// How far it is; none if there has been none.
+    pub scrub: Option<ScrubProgress>,
 }
 
 /// Answer to `Create`, `Prune`, `Restore`, `Rebuild`, `Degrade`, `Forget`, `Reload` and `Remap`: lines for people.

@@ -2,7 +2,7 @@
 
 use super::Effect;
 use super::case::{Case, CaseId, Outcome, Stage, Step};
-use super::observe::read_error;
+use super::observe::{SCRUB, read_error};
 use super::set::SetState;
 use crate::edge::FenceId;
 use crate::model::*;
@@ -194,6 +194,7 @@ impl SetState {
             evidence.push("an earlier read of these sectors failed".into());
         }
         match (case.stage, case.remap) {
+            (Stage::Probing, _) if case.decision.rule == SCRUB => vec![Effect::Record(self.found_entry(now, &case))],
             (Stage::Probing, _) => {
                 let failed = Failed { error: read_error(&case), count: 1, extent: Some(case.fault.extent) };
                 vec![Effect::Record(self.error_entry(now, &failed, case.lost))]

@@ -9,6 +9,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+pub use crate::plan::scrub::Part;
 pub use case::{CaseId, Outcome, Step};
 pub use set::SetState;
 pub use status::{CaseStatus, SetStatus};
@@ -97,6 +98,22 @@ pub enum Event {
         set: SetId,
         /// The range on main.
         extent: Extent,
+    },
+    /// A scrub found a block that does not read.
+    Found {
+        /// The set.
+        set: SetId,
+        /// The disk that serves it.
+        member: Member,
+        /// The range of the device.
+        extent: Extent,
+    },
+    /// A scrub has ended.
+    Scrubbed {
+        /// The set.
+        set: SetId,
+        /// What it came to.
+        summary: crate::model::ScrubSummary,
     },
     /// Another policy is in force for a set.
     Policy {
@@ -222,6 +239,8 @@ impl Engine {
             | Event::Reserved { set, .. }
             | Event::Done { set, .. }
             | Event::Policy { set, .. }
+            | Event::Found { set, .. }
+            | Event::Scrubbed { set, .. }
             | Event::Asked { set, .. } => {
                 if let Some(state) = self.sets.get_mut(&set) {
                     effects.extend(state.apply(now, event, &mut self.next_case));

@@ -15,6 +15,9 @@ const STORM_QUIET_MS: u64 = 10_000;
 /// How long after we gave up a held write the target's word of it may come, ms; it is looked for every second.
 const RELEASED_MS: u64 = 10_000;
 
+/// The rule by which what a scrub finds is decided.
+pub(super) const SCRUB: &str = "scrub";
+
 /// As many are remembered.
 const RELEASED: usize = 256;
 
@@ -35,8 +38,47 @@ impl SetState {
         let quiet = self.read_errors.get(&extent.start()).is_some_and(|at| now.0 < at.0 + READ_ERROR_QUIET_MS);
         self.read_errors.insert(extent.start(), now);
         self.read_errors.retain(|_, at| now.0 < at.0 + HOUR);
+        if quiet {
+            return Vec::new();
+        }
+        let decision = Decision {
+            action: Action::Observe,
+            rule: "read_error".into(),
+            reason: "a failed read is recorded; the sectors heal when they are next written".into(),
+        };
+        self.look_closer(now, extent, failed.error.class, decision, next_case)
+    }
+
+    /// A scrub found a block that does not read. On main it is looked at more closely.
+    pub(super) fn on_found(&mut self, now: Millis, member: Member, extent: Extent, next_case: &mut u64) -> Vec<Effect> {
+        if member == Member::Main {
+            self.read_errors.insert(extent.start(), now);
+            let decision = Decision {
+                action: Action::Observe,
+                rule: SCRUB.into(),
+                reason: "a scrub found it; the sectors heal when they are next written".into(),
+            };
+            return self.look_closer(now, extent, ErrorClass::Medium, decision, next_case);
+        }
+        let meaning =
+            "a scrub found it: sectors that a spare serves do not read there any more; they heal when they are next written";
+        let (op, class, unreadable, meaning) = (Op::Read, ErrorClass::Medium, Vec::new(), meaning.into());
+        let evidence = self.evidence(now, &extent);
+        let what = What::Error { member, op, extent: Some(extent), class, unreadable, meaning, evidence };
+        vec![Effect::Record(self.entry(now, what))]
+    }
+
+    /// Has the sectors found that do not read, unless a case is about them already.
+    fn look_closer(
+        &mut self,
+        now: Millis,
+        extent: Extent,
+        class: ErrorClass,
+        decision: Decision,
+        next_case: &mut u64,
+    ) -> Vec<Effect> {
         let Some(blocks) = whole_blocks(extent, self.desc.block(), self.desc.main.sectors) else { return Vec::new() };
-        if quiet || self.cases.values().any(|case| case.fault.extent.overlaps(&blocks)) {
+        if self.cases.values().any(|case| case.fault.extent.overlaps(&blocks)) {
             return Vec::new();
         }
         let id = CaseId(*next_case);
@@ -46,16 +88,11 @@ impl SetState {
             member: Member::Main,
             op: Op::Read,
             extent,
-            class: failed.error.class,
+            class,
             held: false,
             covered: Vec::new(),
             late: false,
             at: now,
-        };
-        let decision = Decision {
-            action: Action::Observe,
-            rule: "read_error".into(),
-            reason: "a failed read is recorded; the sectors heal when they are next written".into(),
         };
         let case = Case {
             id,
@@ -111,6 +148,14 @@ impl SetState {
         let reason = format!("the waiting write got its {class} error");
         let evidence = self.evidence(now, &extent);
         vec![Effect::Record(self.entry(now, What::NotRemapped { extent, decision, reason, evidence }))]
+    }
+
+    /// What a scrub found is no error that an application got.
+    pub(super) fn found_entry(&self, now: Millis, case: &Case) -> Entry {
+        let Fault { member, op, extent, class, .. } = case.fault;
+        let meaning = "a scrub found it before an application did; the sectors heal when they are next written".into();
+        let (unreadable, evidence) = (case.lost.clone(), self.evidence(now, &extent));
+        self.entry(now, What::Error { member, op, extent: Some(extent), class, unreadable, meaning, evidence })
     }
 
     pub(super) fn error_entry(&self, now: Millis, failed: &Failed, unreadable: Vec<Sector>) -> Entry {

@@ -3,7 +3,7 @@
 use super::case::{Case, CaseId, Stage, Step};
 use super::{Effect, Event};
 use crate::model::{Entry, ErrorClass, Extent, Fault, Member, Millis, Op, Remap, Sector, Sectors, SetDescription, SetId, What};
-use crate::plan::{Reserve, spare_len};
+use crate::plan::{Reserve, scrub, spare_len};
 use crate::policy::{Ledger, Policy};
 use crate::triage::{triage, whole_blocks};
 use std::collections::{BTreeMap, VecDeque};
@@ -125,6 +125,25 @@ impl SetState {
         self.remaps.values()
     }
 
+    /// Size of the cure block.
+    pub fn block(&self) -> Sectors {
+        self.desc.block()
+    }
+
+    /// How fast a scrub may read, MiB a second.
+    pub fn scrub_rate(&self) -> u64 {
+        self.policy.scrub.mib_per_second
+    }
+
+    /// What a scrub reads from `from` on: at most `most` sectors of the device. Empty at its end.
+    pub fn scrub_parts(&self, from: Sector, most: Sectors) -> Vec<scrub::Part> {
+        let len = self.desc.main.sectors.0.saturating_sub(from.0).min(most.0);
+        let Ok(range) = Extent::new(from, Sectors(len)) else { return Vec::new() };
+        let before = self.remaps.range(..range.start()).next_back().map(|(_, remap)| remap);
+        let remaps = before.into_iter().chain(self.remaps.range(range.start()..range.end()).map(|(_, remap)| remap));
+        scrub::parts(range, remaps)
+    }
+
     pub(super) fn apply(&mut self, now: Millis, event: Event, next_case: &mut u64) -> Vec<Effect> {
         match event {
             Event::Errors { records, missed, .. } => {
@@ -182,6 +201,8 @@ impl SetState {
                 };
                 self.on_held(now, fault, next_case)
             }
+            Event::Found { member, extent, .. } => self.on_found(now, member, extent, next_case),
+            Event::Scrubbed { summary, .. } => vec![Effect::Record(self.entry(now, What::Scrubbed(summary)))],
             Event::Done { case, outcome, .. } => self.on_done(now, case, outcome, next_case),
             Event::Policy { policy, .. } => {
                 self.policy = *policy;

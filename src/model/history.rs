@@ -4,6 +4,7 @@ use super::chain::Stamp;
 use super::decision::Decision;
 use super::fault::{ErrorClass, Member, Op};
 use super::remap::Remap;
+use super::scrub::ScrubSummary;
 use super::set::{SetId, SetName};
 use super::units::{Extent, Millis, Sector, Sectors};
 use serde::{Deserialize, Serialize};
@@ -124,6 +125,8 @@ pub enum What {
         /// Numbers of those, of any set and at most 100, that no longer were as they had been written.
         broken: Vec<u64>,
     },
+    /// A scrub has ended.
+    Scrubbed(ScrubSummary),
     /// Something a person should look at.
     Alert {
         /// In words.

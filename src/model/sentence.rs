@@ -1,6 +1,6 @@
 //! History for people: each entry as one sentence, the same in the log and on the command line.
 
-use super::{ErrorClass, What};
+use super::{ErrorClass, ScrubSummary, What};
 
 impl What {
     /// What happened, in one sentence.
@@ -43,6 +43,14 @@ impl What {
             What::Pruned { entries, first, last, reason, broken } => {
                 let broken = if broken.is_empty() { String::new() } else { format!("; BROKEN were {broken:?}") };
                 format!("{entries} entries of the history from {} to {} pruned: {reason}{broken}", first.number, last.number)
+            }
+            What::Scrubbed(ScrubSummary { read, bad_blocks, took_ms, stopped }) => {
+                let ended = if *stopped { "scrub stopped on request" } else { "scrubbed" };
+                let found = match bad_blocks {
+                    0 => "everything reads".to_string(),
+                    bad => format!("{bad} blocks do NOT read"),
+                };
+                format!("{ended}: {} read in {} s, {found}", read.human(), took_ms / 1000)
             }
             What::Alert { message } => format!("ALERT: {message}"),
         }

@@ -22,6 +22,8 @@ pub struct Policy {
     pub spending: Spending,
     /// Spare handling.
     pub spare: Spare,
+    /// Looking for bad sectors before an application meets them.
+    pub scrub: Scrub,
 }
 
 /// A kind of disk. Every key that is given must fit; texts may hold `*`, `?` and `[…]`.
@@ -75,6 +77,14 @@ pub struct Spare {
     pub alert_percent: Vec<u8>,
 }
 
+/// Looking for bad sectors before an application meets them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scrub {
+    /// How fast it reads at most, MiB a second, 1 to 10000.
+    pub mib_per_second: u64,
+}
+
 /// Says nothing, but refuses keys that a policy does not have: what one file may hold.
 ///
 /// Kept beside [`Policy`] because only a single file knows its lines; the merged whole does not.
@@ -88,6 +98,7 @@ pub(super) struct Fragment {
     write_error: Option<WriteErrorFragment>,
     spending: Option<SpendingFragment>,
     spare: Option<SpareFragment>,
+    scrub: Option<ScrubFragment>,
 }
 
 #[derive(Deserialize)]
@@ -114,6 +125,13 @@ struct SpareFragment {
     alert_percent: Option<Vec<u8>>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "only its shape is asked")]
+struct ScrubFragment {
+    mib_per_second: Option<u64>,
+}
+
 /// A value that its type allows and its meaning does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BadValue {
@@ -135,6 +153,9 @@ impl Policy {
         }
         if let Some(percent) = self.spare.alert_percent.iter().find(|&&percent| percent == 0 || percent > 100) {
             return bad("spare.alert_percent", format!("{percent} is not within 1 to 100"));
+        }
+        if !(1..=10_000).contains(&self.scrub.mib_per_second) {
+            return bad("scrub.mib_per_second", format!("{} is not within 1 to 10000", self.scrub.mib_per_second));
         }
         for wanted in &self.matches {
             if let Err(why) = wanted.check() {

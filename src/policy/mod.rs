@@ -8,7 +8,7 @@ mod rules;
 
 pub use choose::Policies;
 pub use disk::Disk;
-pub use file::{Match, Policy, Spare, Spending, WriteError};
+pub use file::{Match, Policy, Scrub, Spare, Spending, WriteError};
 pub use load::{Loaded, PolicyError};
 pub use rules::{RULES, Rule};
 

@@ -12,7 +12,7 @@ pub struct Rule {
 }
 
 /// All of them.
-pub const RULES: [Rule; 9] = [
+pub const RULES: [Rule; 10] = [
     Rule {
         name: "write_error",
         key: Some("write_error.action"),
@@ -44,6 +44,12 @@ pub const RULES: [Rule; 9] = [
         name: "read_error",
         key: None,
         meaning: "what cannot be read cannot be copied: the sectors fail until they are written again, and move then if they must",
+    },
+    Rule {
+        name: "scrub",
+        key: None,
+        meaning: "a scrub found the sectors before an application did; what cannot be read cannot be copied: they fail until they are \
+                  written again, and move then if they must",
     },
     Rule { name: "operator", key: None, meaning: "somebody asked for it by “remap-guardian remap”" },
     Rule {

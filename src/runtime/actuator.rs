@@ -2,15 +2,16 @@
 
 use super::critical::{self, Critical};
 use super::daemon::Input;
-use crate::actuate::probe::Prober;
+use crate::actuate::probe::{Checked, Prober};
 use crate::actuate::steps::Actuator;
 use crate::engine::{CaseId, Event, Step};
 use crate::failpoint::reached;
-use crate::model::{Extent, SetId};
+use crate::model::{Extent, Member, SetId};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 
 /// Work that a held write may wait for.
 pub enum Cure {
@@ -26,6 +27,8 @@ pub enum Trial {
     Verify(u16, Vec<Extent>),
     /// Find the sectors that do not read.
     Probe(CaseId, Extent),
+    /// Read a range of a member, for a scrub.
+    Check(Member, Extent, oneshot::Sender<Checked>),
 }
 
 /// The two threads of a set. Dropped, they do what is queued and end; [`Hands::stop`] makes them end sooner.
@@ -99,6 +102,7 @@ pub fn start(
             drop(out.send(Input::Verified { set, spare, verified }));
         }
         Trial::Probe(case, extent) => drop(engine.event(Event::Done { set, case, outcome: prober.probe(extent) })),
+        Trial::Check(member, extent, tell) => drop(tell.send(prober.check(member, extent))),
     })?;
     Ok(Hands { cures, trials, stop, threads: Stopping([actuator, prober]) })
 }

@@ -3,6 +3,7 @@
 use super::actuator::{Stopping, Trial};
 use super::assemble::{Candidate, Opened};
 use super::critical::{Critical, Report};
+use super::scrub::Scrub;
 use super::seen::Seen;
 use super::storekeeper::Storekeeper;
 use super::upkeep::Upkeep;
@@ -12,7 +13,7 @@ use crate::config::Settings;
 use crate::control::{self, Reason};
 use crate::edge::FoundDevice;
 use crate::engine::{Engine, Event};
-use crate::model::{Entry, Member, Millis, Sectors, SetDescription, SetId, SetName, What};
+use crate::model::{Entry, Member, Millis, ScrubProgress, Sectors, SetDescription, SetId, SetName, What};
 use crate::policy::{Disk, Policies, Policy};
 use crate::sources::kmsg_text::KernelNote;
 use anyhow::Context;
@@ -67,6 +68,13 @@ pub enum Input {
     Smart(inputs::Sample),
     /// Work on the history goes on.
     Upkeep(Upkeep),
+    /// How far the scrub of a set was when the daemon ended.
+    ScrubKnown {
+        /// The set.
+        set: SetId,
+        /// How far.
+        progress: ScrubProgress,
+    },
     /// A request on the control socket.
     Asked(control::server::Asked),
     /// `forget` has ended.
@@ -158,6 +166,7 @@ pub(super) struct Daemon {
     /// Spares of which the store could not say what is free, and when it is asked again.
     pub(super) ask_again: BTreeMap<(SetId, u16), Millis>,
     pub(super) smart: inputs::Smart,
+    pub(super) scrubs: BTreeMap<SetId, Scrub>,
 }
 
 /// Why a set is not open whose spares are all gone.
@@ -223,6 +232,7 @@ pub async fn run(settings: Settings, early: bool) -> anyhow::Result<()> {
         prune_due: Millis(uptime().0 + 10 * 60_000),
         ask_again: BTreeMap::new(),
         smart: inputs::Smart::default(),
+        scrubs: BTreeMap::new(),
         settings,
     };
     daemon.look();
@@ -284,6 +294,7 @@ impl Daemon {
                 self.critical.event(event);
             }
             Input::Upkeep(work) => self.upkeep(work),
+            Input::ScrubKnown { set, progress } => self.scrub_known(set, progress),
             Input::Asked((request, tell)) => self.answer(request, tell),
             Input::Forgotten { given_up, answer, tell } => {
                 self.busy = None;

@@ -173,6 +173,7 @@ impl Daemon {
         if let Err(error) = watcher::start(id, watcher, from, self.settings.lease_ms, self.critical.clone()) {
             self.critical.event(Event::Closed { set: id, reason: format!("no thread could be started: {error}") });
         }
+        self.resume_scrub(id);
         self.follow_partitions(id, then);
     }
 

@@ -19,6 +19,8 @@ mod partitions;
 mod rebuild;
 mod requests;
 mod retention;
+mod scrub;
+mod scrub_record;
 mod seen;
 pub mod shield;
 mod storekeeper;

@@ -5,6 +5,7 @@ use super::create::{self, Wish};
 use super::daemon::{ABSENT, Claims, Daemon, Input, now};
 use super::forget;
 use super::inputs;
+use super::scrub::Scrub;
 use super::seen::Seen;
 use super::shield;
 use super::storekeeper::Storekeeper;
@@ -69,6 +70,7 @@ impl Daemon {
             Request::Degrade { name, read_write } => self.degrade(name, read_write, tell),
             Request::Rebuild { name, sure } => self.rebuild_spares(name, sure, tell),
             Request::Forget { name, sure } => self.forget(name, sure, tell),
+            Request::Scrub { name, order } => drop(tell.send(self.scrub(&name, order).and_then(json))),
             Request::Reload => drop(tell.send(self.reload().and_then(|()| self.say_policies()))),
             Request::Remap { name, extent } => self.remap(name, extent, tell),
         }
@@ -102,6 +104,7 @@ impl Daemon {
                 policy: serving
                     .map(|serving| self.policy_for(&serving.main))
                     .map(|(policy, why)| InForce { name: policy.name.clone(), why }),
+                scrub: self.scrubs.get(id).map(Scrub::progress),
                 target: None,
                 usage: Vec::new(),
             };
@@ -496,6 +499,7 @@ fn absent(desc: &crate::model::SetDescription) -> SetReport {
         spares: desc.spares.iter().map(|spare| format!("missing ({})", words(spare))).collect(),
         status: None,
         policy: None,
+        scrub: None,
         target: None,
         usage: Vec::new(),
     }
