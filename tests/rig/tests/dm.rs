@@ -103,7 +103,8 @@ impl Both {
     /// All that dmsetup can tell of a device is what we tell.
     fn compare(&mut self, name: &str) -> Result<()> {
         let text = self.sh(&format!(
-            "for verb in info table 'table --inactive' status deps; do remap-guardian dm $verb '{name}' --json; echo =; done
+            "udevadm settle # It opens devices, too.
+            for verb in info table 'table --inactive' status deps; do remap-guardian dm $verb '{name}' --json; echo =; done
             dmsetup info -c --noheadings --separator '|' -o {FIELDS} '{name}'; echo =
             for verb in table 'table --inactive' status deps; do dmsetup $verb '{name}'; echo =; done"
         ))?;

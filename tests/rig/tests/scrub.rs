@@ -1,0 +1,168 @@
+//! `remap-guardian scrub`: what does not read is found before an application meets it, on main and on the spare; a scrub outlives the
+//! daemon and a reboot, and a disk that is away says nothing about its sectors. Needs what `make stage` leaves, in the folder that
+//! RIG_PAYLOAD names.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use remap_guardian::sim::disk::Fault;
+use rig::{Bus, Disk, Vm};
+use serde_json::Value;
+
+/// Where a write moves a block to the spare.
+const MOVED: u64 = 40_000;
+
+struct Trial {
+    vm: Vm,
+}
+
+#[test]
+fn a_scrub_finds_what_does_not_read() -> Result<()> {
+    let disks = [Disk::new("sc-main", Bus::Nvme, 64), Disk::new("sc-spare", Bus::Scsi, 16)];
+    let vm = disks.into_iter().fold(Vm::new(), |vm, disk| vm.disk(disk)).payload(&rig::payload()?).boot()?;
+    let mut trial = Trial { vm };
+    trial.vm.install()?;
+    let (main, spare) = (trial.vm.path("sc-main"), trial.vm.path("sc-spare"));
+    trial.vm.ok(&format!(
+        "systemctl enable --now remap-guardian && remap-guardian create data --main {main} --spare {spare} && udevadm settle"
+    ))?;
+    let at = trial.moved()?;
+    trial.found(at)?;
+    trial.goes_on()?;
+    trial.stops()?;
+    trial.disk_away()
+}
+
+impl Trial {
+    fn scrub(&mut self, options: &str, status: i32) -> Result<Value> {
+        let output = self.vm.run_for(Duration::from_secs(180), &format!("remap-guardian scrub data --json {options}"))?;
+        println!("$ scrub data {options}: [{}] {}{}", output.status, output.stdout, output.stderr);
+        ensure!(output.status == status, "scrub {options}: {output}");
+        Ok(serde_json::from_str::<Value>(&output.stdout)?["scrub"].take())
+    }
+
+    /// Waits until the scrub is in a state.
+    fn until(&mut self, what: &str, is: impl Fn(&Value) -> bool) -> Result<Value> {
+        let began = Instant::now();
+        loop {
+            let output = self.vm.run("remap-guardian scrub data --look --json")?;
+            let scrub =
+                serde_json::from_str::<Value>(&output.stdout).map(|mut report| report["scrub"].take()).unwrap_or_default();
+            if is(&scrub) {
+                println!("  ✓ {what}: {scrub}");
+                return Ok(scrub);
+            }
+            if began.elapsed() > Duration::from_secs(60) {
+                let evidence = self.vm.run("remap-guardian status data; journalctl -n 20 -o cat -u remap-guardian")?;
+                bail!("{what}: {output}\n{evidence}");
+            }
+            sleep(Duration::from_millis(300));
+        }
+    }
+
+    /// MiB a second.
+    fn speed(&mut self, rate: u64) -> Result<()> {
+        self.vm.ok(&format!(
+            "mkdir -p /etc/remap-guardian/policies/balanced.d &&
+            printf '[scrub]\\nmib_per_second = {rate}\\n' >/etc/remap-guardian/policies/balanced.d/scrub.toml &&
+            remap-guardian policy reload"
+        ))?;
+        Ok(())
+    }
+
+    /// A block moves to the spare. Its first sector there.
+    fn moved(&mut self) -> Result<u64> {
+        self.vm.sim("sc-main").inject(Fault::unwritable(MOVED..MOVED + 8));
+        self.vm
+            .ok(&format!("dd if=/dev/urandom of=/dev/mapper/data bs=4k seek={} count=1 oflag=direct status=none", MOVED / 8))?;
+        let status: Value = serde_json::from_str(&self.vm.ok("remap-guardian status data --json")?)?;
+        status["sets"][0]["status"]["remaps"][0]["at"].as_u64().with_context(|| format!("no remap in {status}"))
+    }
+
+    fn found(&mut self, at: u64) -> Result<()> {
+        self.speed(64)?;
+        self.vm.sim("sc-main").inject(Fault::unreadable(20_003..20_004));
+        self.vm.sim("sc-main").inject(Fault::unreadable(60_000..60_016));
+        self.vm.sim("sc-spare").inject(Fault::unreadable(at..at + 8));
+        let done = self.scrub("", 2)?;
+        ensure!(done["state"] == "done" && done["bad_blocks"] == 4 && done["next"] == done["total"], "{done}");
+        self.vm
+            .ok("for i in {1..50}; do remap-guardian history data --json | grep 'scrubbed' && exit; sleep 0.2; done; exit 1")?;
+        sleep(Duration::from_secs(2));
+        let history = self.vm.ok("remap-guardian history data --json")?;
+        println!("{}", self.vm.ok("remap-guardian history data; remap-guardian status data")?);
+        let entries: Vec<Value> = history.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+        let entries: Vec<Value> = match &entries[..] {
+            [whole] if whole["entries"].is_array() => whole["entries"].as_array().cloned().unwrap_or_default(),
+            _ => entries,
+        };
+        let found: Vec<&Value> = entries.iter().map(|entry| &entry["what"]).filter(|what| what["kind"] == "error").collect();
+        ensure!(found.len() == 3, "three places were found: {found:#?}");
+        let unreadable = |sectors: Vec<u64>| {
+            found.iter().any(|what| what["member"] == "main" && what["unreadable"] == Value::from(sectors.clone()))
+        };
+        ensure!(unreadable(vec![20_003]), "one sector of a block: {found:#?}");
+        ensure!(unreadable((60_000..60_016).collect()), "two blocks are one place: {found:#?}");
+        ensure!(found.iter().any(|what| what["member"]["spare"] == 0 && what["extent"]["start"] == MOVED), "{found:#?}");
+        ensure!(found.iter().all(|what| what["meaning"].as_str().is_some_and(|text| text.contains("scrub"))), "{found:#?}");
+        let status: Value = serde_json::from_str(&self.vm.ok("remap-guardian status data --json")?)?;
+        ensure!(status["sets"][0]["status"]["counters"]["read_errors"] == 0, "no application met them: {status}");
+        // Written, they read.
+        for (name, sectors) in [("sc-main", 20_000..20_008), ("sc-main", 60_000..60_016), ("sc-spare", at..at + 8)] {
+            self.vm.sim(name).repair(sectors);
+        }
+        self.scrub("--anew", 0)?;
+        Ok(())
+    }
+
+    /// Over a restart of the daemon and a reboot, from where it was.
+    fn goes_on(&mut self) -> Result<()> {
+        self.speed(2)?;
+        self.scrub("--anew --background", 0)?;
+        let far = |scrub: &Value| scrub["next"].as_u64().is_some_and(|next| next > 45_000);
+        self.until("it reads", far)?;
+        self.vm.ok("systemctl restart remap-guardian")?;
+        let scrub = self.until("it goes on after a restart", |scrub| scrub["state"] == "running")?;
+        ensure!(scrub["next"].as_u64().is_some_and(|next| next > 30_000), "it began anew: {scrub}");
+        self.vm.ok("sync")?;
+        self.vm.reboot()?;
+        let scrub = self.until("it goes on after a reboot", |scrub| scrub["state"] == "running")?;
+        ensure!(scrub["next"].as_u64().is_some_and(|next| next > 30_000), "it began anew: {scrub}");
+        // The unit waits for the one that is under way.
+        self.speed(64)?;
+        self.vm
+            .ok("systemctl start remap-guardian-scrub@data.service && systemctl enable --now remap-guardian-scrub@data.timer")?;
+        self.until("it has ended", |scrub| scrub["state"] == "done" && scrub["bad_blocks"] == 0)?;
+        Ok(())
+    }
+
+    fn stops(&mut self) -> Result<()> {
+        self.speed(2)?;
+        self.scrub("--background", 0)?;
+        self.until("it reads", |scrub| scrub["next"].as_u64().is_some_and(|next| next > 8_000))?;
+        let stopped = self.scrub("--stop", 0)?;
+        ensure!(stopped["state"] == "stopped", "{stopped}");
+        sleep(Duration::from_secs(2));
+        let later = self.scrub("--look", 0)?;
+        ensure!(later == stopped, "it reads on: {later}");
+        let on = self.scrub("--background", 0)?;
+        ensure!(on["state"] == "running" && on["next"] == stopped["next"], "it goes on from where it was: {on}");
+        let refused = self.vm.run("remap-guardian scrub nosuch")?;
+        ensure!(refused.status == 1 && refused.stderr.contains("nosuch") && refused.stderr.contains("next:"), "{refused}");
+        Ok(())
+    }
+
+    /// A disk that answers nowhere has no bad sectors.
+    fn disk_away(&mut self) -> Result<()> {
+        self.vm.sim("sc-main").set_gone(true);
+        self.until("it waits for the disk", |scrub| {
+            scrub["state"]["waiting"].as_str().is_some_and(|why| why.contains("main does not answer"))
+        })?;
+        self.vm.sim("sc-main").set_gone(false);
+        self.speed(64)?;
+        let done = self.until("it has ended", |scrub| scrub["state"] == "done")?;
+        ensure!(done["bad_blocks"] == 0, "{done}");
+        Ok(())
+    }
+}
