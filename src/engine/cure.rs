@@ -8,7 +8,7 @@ use crate::edge::FenceId;
 use crate::model::*;
 use crate::plan::{pieces, spare_len};
 use crate::policy::decide;
-use crate::triage::Failed;
+use crate::triage::{Failed, whole_blocks};
 
 /// Cures under way at once: more would only wait for each other with their fences up. The target has 64 fences.
 const MAX_CURES: usize = 16;
@@ -152,13 +152,29 @@ impl SetState {
                 return Vec::new();
             }
             Next::End => {
+                let unread = self.unread(now, &case);
                 let mut effects = self.end(now, case);
+                effects.extend(unread.into_iter().flat_map(|fault| self.on_held(now, fault, next_case)));
                 effects.extend(self.start_waiting(now, next_case));
                 return effects;
             }
         };
         self.cases.insert(id, case);
         vec![Effect::Step { set, case: id, step }]
+    }
+
+    /// What a look at main came to, where the policy moves blocks that do not read.
+    fn unread(&self, now: Millis, case: &Case) -> Vec<Fault> {
+        if case.stage != Stage::Probing || self.policy.read_error.action != Action::Remap {
+            return Vec::new();
+        }
+        let (block, size) = (self.desc.block(), self.desc.main.sectors);
+        let sector = |at: &Sector| Extent::new(*at, Sectors(1)).ok().and_then(|sector| whole_blocks(sector, block, size));
+        let mut blocks: Vec<Extent> = case.lost.iter().filter_map(sector).collect();
+        blocks.dedup();
+        // Of class “ioerr”: it must still be shown that main works elsewhere.
+        let fault = |extent| Fault { op: Op::Read, extent, class: ErrorClass::Ioerr, at: now, ..case.fault.clone() };
+        blocks.into_iter().map(fault).collect()
     }
 
     /// The spare extent is bad: go on with another one under the same fence, or give up.

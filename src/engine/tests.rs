@@ -82,3 +82,40 @@ fn a_write_that_the_kernel_gave_up_by_itself_is_told_with_the_reason() {
         assert!(decision.reason.contains(reason), "{kind:?}: {decision:?}");
     }
 }
+
+/// A read of one sector fails, and when it is tried again, too.
+fn unread(policy: Policy) -> (Engine, Vec<Effect>) {
+    let mut engine = engine(policy);
+    let ready = vec![Extent::new(Sector(88), Sectors(64)).unwrap()];
+    let free = Sectors(1000);
+    engine.apply(Millis(1), Event::Reserved { set: SET, spare: 0, extents: ready, free, untried: Sectors(0) });
+    let mut event = told(1, TargetErrorKind::Failed);
+    if let Event::Errors { records, .. } = &mut event {
+        records[0].op = Op::Read;
+    }
+    let effects = engine.apply(Millis(2), event);
+    let Some(Effect::Probe { case, .. }) = effects.first() else { panic!("it is not looked at: {effects:?}") };
+    let outcome = Outcome::Probed { unreadable: vec![Sector(80), Sector(83), Sector(96)] };
+    let effects = engine.apply(Millis(3), Event::Done { set: SET, case: *case, outcome });
+    (engine, effects)
+}
+
+#[test]
+fn a_block_that_does_not_read_moves_if_the_policy_says_so() {
+    let remap = crate::policy::ReadError { action: Action::Remap };
+    let (_, effects) = unread(Policy { read_error: remap, ..Policy::test_balanced() });
+    assert!(matches!(recorded(&effects)[..], [What::Error { op: Op::Read, .. }]));
+    let step = |effect: &Effect| match effect {
+        Effect::Step { step: Step::Fence(extent), .. } => Some((extent.start().0, extent.len().0)),
+        _ => None,
+    };
+    let fenced: Vec<_> = effects.iter().filter_map(step).collect();
+    assert_eq!(fenced, [(80, 8), (96, 8)], "each block once");
+}
+
+#[test]
+fn a_block_that_does_not_read_stays_where_it_is_otherwise() {
+    let (engine, effects) = unread(Policy::test_balanced());
+    assert!(matches!(effects[..], [Effect::Record(_)]), "{effects:?}");
+    assert!(engine.set(SET).unwrap().is_settled());
+}

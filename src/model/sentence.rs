@@ -19,7 +19,7 @@ impl What {
             What::NotRestored { reason } => format!("NOT opened: {reason}"),
             What::Forgotten { wiped } if wiped.is_empty() => "forgotten on request: none of its spares was attached".into(),
             What::Forgotten { wiped } => format!("forgotten on request: no spares any more: {}", wiped.join(", ")),
-            What::Remapped { remap, saved, lost, class, took_ms, .. } => {
+            What::Remapped { remap, saved, lost, class, took_ms, decision, .. } => {
                 let brought = remap.main.len().0.saturating_sub(saved.0 + lost.len() as u64);
                 let kept = match (saved.0, lost.len(), brought) {
                     (_, 0, 0) => "everything on it was saved".to_string(),
@@ -27,8 +27,11 @@ impl What {
                     (saved, 0, _) => format!("the write brought some of it, the other {saved} sectors were saved"),
                     (saved, lost, _) => format!("{saved} sectors were saved, {lost} were lost"),
                 };
-                let cause =
-                    if *class == ErrorClass::Other { "on request".into() } else { format!("after a failed write ({class})") };
+                let cause = match class {
+                    ErrorClass::Other => "on request".into(),
+                    _ if decision.rule.ends_with("/read_error.action") => "because it did not read".into(),
+                    class => format!("after a failed write ({class})"),
+                };
                 format!(
                     "healed: sectors {} moved to spare {} at {} {cause}, in {took_ms} ms; {kept}",
                     remap.main, remap.spare, remap.at

@@ -18,6 +18,8 @@ pub struct Policy {
     pub matches: Vec<Match>,
     /// What to do with failed writes.
     pub write_error: WriteError,
+    /// What to do with blocks that do not read.
+    pub read_error: ReadError,
     /// Limits.
     pub spending: Spending,
     /// Spare handling.
@@ -55,6 +57,14 @@ pub struct WriteError {
     pub action: Action,
     /// Error classes that may cost a spare; only those that can mean the medium are accepted.
     pub classes: Vec<ErrorClass>,
+}
+
+/// Blocks that do not read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReadError {
+    /// The cure. What is moved keeps what still reads; the rest is marked lost.
+    pub action: Action,
 }
 
 /// Limits on what may move to a spare.
@@ -96,6 +106,7 @@ pub(super) struct Fragment {
     #[serde(rename = "match")]
     matches: Option<Vec<Match>>,
     write_error: Option<WriteErrorFragment>,
+    read_error: Option<ReadErrorFragment>,
     spending: Option<SpendingFragment>,
     spare: Option<SpareFragment>,
     scrub: Option<ScrubFragment>,
@@ -107,6 +118,13 @@ pub(super) struct Fragment {
 struct WriteErrorFragment {
     action: Option<Action>,
     classes: Option<Vec<ErrorClass>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "only its shape is asked")]
+struct ReadErrorFragment {
+    action: Option<Action>,
 }
 
 #[derive(Deserialize)]

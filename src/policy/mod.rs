@@ -8,7 +8,7 @@ mod rules;
 
 pub use choose::Policies;
 pub use disk::Disk;
-pub use file::{Match, Policy, Scrub, Spare, Spending, WriteError};
+pub use file::{Match, Policy, ReadError, Scrub, Spare, Spending, WriteError};
 pub use load::{Loaded, PolicyError};
 pub use rules::{RULES, Rule};
 
@@ -27,19 +27,23 @@ pub struct Ledger {
     pub ready: Sectors,
 }
 
-/// Decides about one fault.
+/// Decides about one fault. A failed read is one only once its sectors were tried again, one by one, and did not read.
 pub fn decide(policy: &Policy, ledger: &Ledger, fault: &Fault) -> Decision {
     let answer = |action, rule: &str, reason: String| Decision { action, rule: format!("{}/{rule}", policy.name), reason };
-    if fault.op != Op::Write {
-        let reason = format!("a failed {} is recorded; the sectors heal when they are next written", fault.op);
-        return answer(Action::Observe, "read_error", reason);
-    }
-    if policy.write_error.action == Action::Observe {
-        return answer(Action::Observe, "write_error.action", "this policy only observes".into());
-    }
-    if !policy.write_error.classes.contains(&fault.class) {
-        let reason = format!("errors of class {} never cost a spare under this policy", fault.class);
-        return answer(Action::Observe, "write_error.classes", reason);
+    match fault.op {
+        Op::Read if policy.read_error.action == Action::Remap => {}
+        Op::Write if policy.write_error.action == Action::Observe => {
+            return answer(Action::Observe, "write_error.action", "this policy only observes".into());
+        }
+        Op::Write if !policy.write_error.classes.contains(&fault.class) => {
+            let reason = format!("errors of class {} never cost a spare under this policy", fault.class);
+            return answer(Action::Observe, "write_error.classes", reason);
+        }
+        Op::Write => {}
+        op => {
+            let reason = format!("a failed {op} is recorded; the sectors heal when they are next written");
+            return answer(Action::Observe, "read_error", reason);
+        }
     }
     for (what, spent, limit) in [
         ("blocks_per_hour", ledger.blocks_last_hour, policy.spending.blocks_per_hour),
@@ -49,6 +53,10 @@ pub fn decide(policy: &Policy, ledger: &Ledger, fault: &Fault) -> Decision {
             let reason = format!("{} more blocks would exceed {what} = {limit} ({spent} spent)", ledger.blocks_wanted);
             return answer(Action::Observe, &format!("spending.{what}"), reason);
         }
+    }
+    if fault.op == Op::Read {
+        let reason = "sectors of this block do not read, also when they are tried again".into();
+        return answer(Action::Remap, "read_error.action", reason);
     }
     let reason = format!("an error on write ({}), narrowed to this block", fault.class);
     answer(Action::Remap, "write_error", reason)

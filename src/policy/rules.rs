@@ -12,7 +12,7 @@ pub struct Rule {
 }
 
 /// All of them.
-pub const RULES: [Rule; 10] = [
+pub const RULES: [Rule; 11] = [
     Rule {
         name: "write_error",
         key: Some("write_error.action"),
@@ -44,6 +44,12 @@ pub const RULES: [Rule; 10] = [
         name: "read_error",
         key: None,
         meaning: "what cannot be read cannot be copied: the sectors fail until they are written again, and move then if they must",
+    },
+    Rule {
+        name: "read_error.action",
+        key: Some("read_error.action"),
+        meaning: "sectors did not read, also when they were tried again one by one, and the policy moves such blocks: what still \
+                  reads of them moves along, the rest is marked lost and fails until it is written again",
     },
     Rule {
         name: "scrub",
