@@ -5,6 +5,7 @@ pub mod assemble;
 pub mod chain;
 pub mod create;
 pub mod dm;
+pub mod doctor;
 pub mod files;
 pub mod forget;
 pub mod history;
@@ -64,6 +65,8 @@ enum Verb {
     Remap(remap::Args),
     /// Give up a set that is not open, so that its disks can be used for something else
     Forget(forget::Args),
+    /// Look for what would keep a bad sector from being cured
+    Doctor(doctor::Args),
     /// Look at the policies: what is cured, at what cost, and why
     Policy(policy::Args),
     /// Look at what is on a spare, and mend it
@@ -129,6 +132,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Activate(args) => activate::main(args, &settings, cli.json),
         Verb::Scrub(args) => scrub::main(args, &settings, cli.json),
         Verb::Remap(args) => remap::main(args, &settings, cli.json),
+        Verb::Doctor(args) => doctor::main(args, &settings, cli.json),
         Verb::Policy(args) => policy::main(args, &settings, cli.json),
         Verb::Spare(args) => spare::main(args, &settings, cli.json),
         Verb::Files(args) => files::main(args, &settings, cli.json),

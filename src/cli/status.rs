@@ -58,6 +58,7 @@ fn from_store(args: &Args, settings: &Settings) -> anyhow::Result<StatusReport> 
                 Ok(Some(degraded)) => degraded.to_string(),
                 _ => "remap-guardian is not running".into(),
             },
+            disks: Vec::new(),
             main: crate::runtime::words(&desc.main),
             spares: desc.spares.iter().map(crate::runtime::words).collect(),
             status: None,

@@ -212,6 +212,9 @@ pub struct SetReport {
     pub id: String,
     /// `open`, or why it is not.
     pub state: String,
+    /// The kernel's names of its whole disks, main's first; empty when it is not open.
+    #[serde(default)]
+    pub disks: Vec<String>,
     /// Main, in words.
     pub main: String,
     /// Spares, in words.

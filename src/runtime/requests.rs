@@ -98,6 +98,11 @@ impl Daemon {
                 name: desc.name.clone(),
                 id: id.to_string(),
                 state,
+                disks: serving
+                    .iter()
+                    .flat_map(|serving| std::iter::once(&serving.main).chain(&serving.spares))
+                    .map(|disk| disk.disk.clone())
+                    .collect(),
                 main: node(main, &desc.main),
                 spares: spares.collect(),
                 status: None,
@@ -495,6 +500,7 @@ fn absent(desc: &crate::model::SetDescription) -> SetReport {
         name: desc.name.clone(),
         id: desc.id.to_string(),
         state: ABSENT.into(),
+        disks: Vec::new(),
         main: format!("unknown ({})", words(&desc.main)),
         spares: desc.spares.iter().map(|spare| format!("missing ({})", words(spare))).collect(),
         status: None,

@@ -7,6 +7,7 @@ pub mod in_use;
 pub mod kmsg;
 pub mod kmsg_text;
 pub mod partition_table;
+pub mod patience;
 pub mod signature;
 pub mod smart;
 pub mod tool;

@@ -29,6 +29,7 @@ fn a_scrub_finds_what_does_not_read() -> Result<()> {
     ))?;
     let at = trial.moved()?;
     trial.found(at)?;
+    trial.doctor()?;
     trial.goes_on()?;
     trial.stops()?;
     trial.disk_away()?;
@@ -94,11 +95,7 @@ impl Trial {
         let history = self.vm.ok("remap-guardian history data --json")?;
         println!("{}", self.vm.ok("remap-guardian history data; remap-guardian status data")?);
         let entries: Vec<Value> = history.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
-        let entries: Vec<Value> = match &entries[..] {
-            [whole] if whole["entries"].is_array() => whole["entries"].as_array().cloned().unwrap_or_default(),
-            _ => entries,
-        };
-        let found: Vec<&Value> = entries.iter().map(|entry| &entry["what"]).filter(|what| what["kind"] == "error").collect();
+        let found: Vec<&Value> = entries.iter().filter(|entry| entry["kind"] == "error").collect();
         ensure!(found.len() == 3, "three places were found: {found:#?}");
         let unreadable = |sectors: Vec<u64>| {
             found.iter().any(|what| what["member"] == "main" && what["unreadable"] == Value::from(sectors.clone()))
@@ -188,6 +185,26 @@ impl Trial {
         ensure!(!self.vm.run(&sector(3))?.success(), "the lost sector reads");
         self.vm.ok("dd if=/run/block of=/dev/mapper/data bs=512 seek=20003 skip=3 count=1 oflag=direct status=none")?;
         self.vm.ok("dd if=/dev/mapper/data bs=4k skip=2500 count=1 iflag=direct status=none | cmp - /run/block")?;
+        Ok(())
+    }
+
+    fn doctor(&mut self) -> Result<()> {
+        let said = self.vm.ok("remap-guardian doctor")?;
+        println!("$ doctor\n{said}");
+        for line in
+            ["the module dm_remap_v4_real is loaded", "the daemon starts at boot", "of spare space are used", "everything reads"]
+        {
+            ensure!(said.contains(line), "it does not say “{line}”: {said}");
+        }
+        let wrong = self.vm.run("systemctl disable -q remap-guardian && remap-guardian doctor --json; s=$?; systemctl enable -q remap-guardian; exit $s")?;
+        let levels =
+            wrong.stdout.lines().map(|line| serde_json::from_str::<Value>(line).map(|mut finding| finding["level"].take()));
+        let levels: Vec<Value> = levels.collect::<Result<_, _>>()?;
+        ensure!(wrong.status == 2 && levels.iter().filter(|level| *level == "wrong").count() == 1, "{wrong}");
+        let stopped =
+            self.vm.run("systemctl stop remap-guardian; remap-guardian doctor; s=$?; systemctl start remap-guardian; exit $s")?;
+        self.vm.ok("for i in {1..50}; do remap-guardian status data >/dev/null && exit; sleep 0.2; done; exit 1")?;
+        ensure!(stopped.status == 2 && stopped.stdout.contains("next: systemctl start remap-guardian"), "{stopped}");
         Ok(())
     }
 }
