@@ -168,7 +168,7 @@ impl Trial {
     fn moves_what_does_not_read(&mut self) -> Result<()> {
         self.vm.ok(
             "dd if=/dev/urandom of=/run/block bs=4k count=1 status=none &&
-            dd if=/run/block of=/dev/mapper/data bs=4k seek=2500 oflag=direct status=none &&
+            dd if=/run/block of=/dev/mapper/data bs=4k seek=2500 oflag=direct conv=fsync status=none &&
             printf '[read_error]\\naction = \"remap\"\\n' >/etc/remap-guardian/policies/balanced.d/read.toml && remap-guardian policy reload",
         )?;
         self.vm.sim("sc-main").inject(Fault::unreadable(20_003..20_004));
