@@ -155,6 +155,10 @@ fn of_set(set: &SetReport, hold_ms: u64) -> Vec<Finding> {
         70.. => advice(&name, space, "plan to replace the main disk"),
         _ => well(&name, space),
     }];
+    if status.storm > 0 {
+        let says = format!("{} errors that say nothing about the medium: nothing moves to a spare meanwhile", status.storm);
+        all.push(wrong(&name, says, "look at cables, power and controller"));
+    }
     let timer = format!("systemctl enable --now remap-guardian-scrub@{name}.timer");
     let now = jiff::Timestamp::now().as_millisecond().max(0) as u64;
     all.push(match &set.scrub {

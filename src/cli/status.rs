@@ -39,7 +39,8 @@ pub fn main(args: &Args, settings: &Settings, json: bool) -> anyhow::Result<Exit
 }
 
 fn is_troubled(set: &SetReport) -> bool {
-    set.state != "open" || set.status.as_ref().is_some_and(|status| status.cases.iter().any(|case| case.trouble.is_some()))
+    set.state != "open"
+        || set.status.as_ref().is_some_and(|status| status.storm > 0 || status.cases.iter().any(|case| case.trouble.is_some()))
 }
 
 fn from_store(args: &Args, settings: &Settings) -> anyhow::Result<StatusReport> {
@@ -150,6 +151,10 @@ fn show_one(set: &SetReport, out: &mut impl Write) -> std::io::Result<()> {
         rows.add_row(["  policy".to_string(), format!("{}: {}", policy.name, policy.why)]);
     }
     if let Some(status) = &set.status {
+        if status.storm > 0 {
+            let words = format!("{} errors that say nothing about the medium: nothing moves to a spare meanwhile", status.storm);
+            rows.add_row(["  STORM".to_string(), words]);
+        }
         for (_, line) in &status.smart {
             let (what, reading) = line.split_once(": ").unwrap_or(("SMART", line));
             rows.add_row([format!("  {what}"), reading.to_string()]);

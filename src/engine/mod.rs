@@ -6,6 +6,7 @@ mod cure;
 mod observe;
 mod set;
 mod status;
+mod storm;
 #[cfg(test)]
 mod tests;
 

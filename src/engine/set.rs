@@ -1,11 +1,12 @@
 //! One set's state, and how it moves.
 
 use super::case::{Case, CaseId, Stage, Step};
+use super::storm::{Change, Storm};
 use super::{Effect, Event};
 use crate::model::{Entry, ErrorClass, Extent, Fault, Member, Millis, Op, Remap, Sector, Sectors, SetDescription, SetId, What};
 use crate::plan::{Reserve, scrub, spare_len};
 use crate::policy::{Ledger, Policy};
-use crate::triage::{triage, whole_blocks};
+use crate::triage::{not_the_medium, triage, whole_blocks};
 use std::collections::{BTreeMap, VecDeque};
 
 pub(super) const HOUR: u64 = 3_600_000;
@@ -33,6 +34,7 @@ pub struct SetState {
     pub(super) spent: VecDeque<(Millis, u64)>,
     /// Where held writes were given their error by us: the target tells of each once more.
     pub(super) released: VecDeque<(Millis, Extent)>,
+    pub(super) storm: Storm,
 }
 
 /// State of one spare.
@@ -88,6 +90,7 @@ impl SetState {
             read_errors: BTreeMap::new(),
             spent: VecDeque::new(),
             released: VecDeque::new(),
+            storm: Storm::default(),
         };
         for remap in remaps {
             set.insert(remap);
@@ -150,6 +153,8 @@ impl SetState {
                 self.counters.missed += missed;
                 let found = triage(self.id(), &records, self.desc.block(), self.desc.main.sectors, now);
                 let mut effects = Vec::new();
+                let began = self.storm.count(now, not_the_medium(&records), self.policy.storm.errors_per_minute);
+                effects.extend(began.map(|change| self.storm_alert(now, change)));
                 if missed > 0 {
                     // A held write may be among them. Tried again, it tells of itself anew.
                     let whole = Extent::new(Sector(0), self.desc.main.sectors).expect("a main device has sectors");
@@ -239,7 +244,8 @@ impl SetState {
         while self.spent.front().is_some_and(|(at, _)| at.0 + 24 * HOUR < now.0) {
             self.spent.pop_front();
         }
-        let mut effects = Vec::new();
+        let ended = self.storm.tick(now);
+        let mut effects: Vec<Effect> = ended.map(|change| self.storm_alert(now, change)).into_iter().collect();
         for case in self.cases.values_mut() {
             if case.tried_at.0 == u64::MAX || now.0 < case.tried_at.0 + RETRY_MS || case.failure.is_none() {
                 continue;
@@ -275,6 +281,7 @@ impl SetState {
             blocks_last_hour: since(HOUR) + under_way,
             blocks_last_day: since(24 * HOUR) + under_way,
             blocks_wanted,
+            storm: self.storm.errors(),
             ready: Sectors(self.spares.iter().map(|spare| spare.reserve.total().0).sum()),
         }
     }
@@ -288,6 +295,19 @@ impl SetState {
         }
         state.alerted = level;
         Some(Effect::Record(self.alert(now, format!("spare {spare} is {percent} % used: plan its replacement or add another"))))
+    }
+
+    fn storm_alert(&self, now: Millis, change: Change) -> Effect {
+        let message = match change {
+            Change::Began(errors) => format!(
+                "{errors} errors that say nothing about the medium within a minute: nothing moves to a spare until a minute passes without \
+                 one; look at cables, power and controller"
+            ),
+            Change::Ended { errors, lasted } => {
+                format!("the storm is over, after {errors} errors in {} s: bad sectors are cured again", lasted / 1000)
+            }
+        };
+        Effect::Record(self.alert(now, message))
     }
 
     pub(super) fn alert(&self, now: Millis, message: String) -> Entry {

@@ -22,6 +22,9 @@ pub struct SetStatus {
     pub cases: Vec<CaseStatus>,
     /// Counts since the device was opened.
     pub counters: Counters,
+    /// Errors in the storm that is under way, during which nothing moves to a spare; 0 if none is.
+    #[serde(default)]
+    pub storm: u64,
     /// Last SMART line per member.
     pub smart: Vec<(Member, String)>,
 }
@@ -71,6 +74,7 @@ impl SetState {
                 })
                 .collect(),
             counters: self.counters,
+            storm: self.storm.errors(),
             smart: self.smart.iter().map(|(member, line)| (*member, line.clone())).collect(),
         }
     }

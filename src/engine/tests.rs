@@ -119,3 +119,34 @@ fn a_block_that_does_not_read_stays_where_it_is_otherwise() {
     assert!(matches!(effects[..], [Effect::Record(_)]), "{effects:?}");
     assert!(engine.set(SET).unwrap().is_settled());
 }
+
+#[test]
+fn a_storm_stops_spending_and_says_so() {
+    let mut engine = engine(Policy::test_balanced());
+    let ready = vec![Extent::new(Sector(88), Sectors(64)).unwrap()];
+    engine.apply(Millis(1), Event::Reserved { set: SET, spare: 0, extents: ready, free: Sectors(1000), untried: Sectors(0) });
+    let alerts = |effects: &[Effect]| recorded(effects).iter().filter(|what| matches!(what, What::Alert { .. })).count();
+    let mut alerted = 0;
+    for seq in 0..64 {
+        let mut event = told(seq, TargetErrorKind::Failed);
+        if let Event::Errors { records, .. } = &mut event {
+            records[0].class = ErrorClass::Transport;
+        }
+        alerted += alerts(&engine.apply(Millis(10 + seq), event));
+    }
+    assert_eq!(alerted, 1);
+    let steps = |effects: &[Effect]| -> Vec<Step> {
+        effects
+            .iter()
+            .filter_map(|effect| if let Effect::Step { step, .. } = effect { Some(step.clone()) } else { None })
+            .collect()
+    };
+    let refused = engine.apply(Millis(100), told(65, TargetErrorKind::Held));
+    assert!(matches!(steps(&refused)[..], [Step::GiveUp { .. }]), "{refused:?}");
+    let Some(Effect::Step { case, .. }) = refused.last() else { panic!("{refused:?}") };
+    engine.apply(Millis(101), Event::Done { set: SET, case: *case, outcome: Outcome::Released });
+    assert_eq!(alerts(&engine.apply(Millis(60_072), Event::Tick)), 0);
+    assert_eq!(alerts(&engine.apply(Millis(60_073), Event::Tick)), 1);
+    let cured = engine.apply(Millis(60_100), told(66, TargetErrorKind::Held));
+    assert!(matches!(steps(&cured)[..], [Step::Fence(_)]), "{cured:?}");
+}

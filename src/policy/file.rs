@@ -22,6 +22,8 @@ pub struct Policy {
     pub read_error: ReadError,
     /// Limits.
     pub spending: Spending,
+    /// When errors are the fault of something else than the medium.
+    pub storm: Storm,
     /// Spare handling.
     pub spare: Spare,
     /// Looking for bad sectors before an application meets them.
@@ -77,6 +79,14 @@ pub struct Spending {
     pub blocks_per_day: u64,
 }
 
+/// When errors are the fault of something else than the medium.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Storm {
+    /// So many errors that say nothing about the medium within a minute stop all spending, at least 1.
+    pub errors_per_minute: u64,
+}
+
 /// Spare handling.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -108,6 +118,7 @@ pub(super) struct Fragment {
     write_error: Option<WriteErrorFragment>,
     read_error: Option<ReadErrorFragment>,
     spending: Option<SpendingFragment>,
+    storm: Option<StormFragment>,
     spare: Option<SpareFragment>,
     scrub: Option<ScrubFragment>,
 }
@@ -133,6 +144,13 @@ struct ReadErrorFragment {
 struct SpendingFragment {
     blocks_per_hour: Option<u64>,
     blocks_per_day: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "only its shape is asked")]
+struct StormFragment {
+    errors_per_minute: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -171,6 +189,9 @@ impl Policy {
         }
         if let Some(percent) = self.spare.alert_percent.iter().find(|&&percent| percent == 0 || percent > 100) {
             return bad("spare.alert_percent", format!("{percent} is not within 1 to 100"));
+        }
+        if self.storm.errors_per_minute == 0 {
+            return bad("storm.errors_per_minute", "0 would be a storm for ever; use a large number for none".into());
         }
         if !(1..=10_000).contains(&self.scrub.mib_per_second) {
             return bad("scrub.mib_per_second", format!("{} is not within 1 to 10000", self.scrub.mib_per_second));

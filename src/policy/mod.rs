@@ -8,7 +8,7 @@ mod rules;
 
 pub use choose::Policies;
 pub use disk::Disk;
-pub use file::{Match, Policy, ReadError, Scrub, Spare, Spending, WriteError};
+pub use file::{Match, Policy, ReadError, Scrub, Spare, Spending, Storm, WriteError};
 pub use load::{Loaded, PolicyError};
 pub use rules::{RULES, Rule};
 
@@ -23,6 +23,8 @@ pub struct Ledger {
     pub blocks_last_day: u64,
     /// Cure blocks that this fault would take.
     pub blocks_wanted: u64,
+    /// Errors in the storm that is under way; 0 if none is.
+    pub storm: u64,
     /// Verified sectors that are ready on the spares.
     pub ready: Sectors,
 }
@@ -44,6 +46,10 @@ pub fn decide(policy: &Policy, ledger: &Ledger, fault: &Fault) -> Decision {
             let reason = format!("a failed {op} is recorded; the sectors heal when they are next written");
             return answer(Action::Observe, "read_error", reason);
         }
+    }
+    if ledger.storm > 0 {
+        let reason = format!("a storm is under way: {} errors that say nothing about the medium", ledger.storm);
+        return answer(Action::Observe, "storm.errors_per_minute", reason);
     }
     for (what, spent, limit) in [
         ("blocks_per_hour", ledger.blocks_last_hour, policy.spending.blocks_per_hour),
@@ -122,6 +128,13 @@ mod tests {
     #[test]
     fn reads_are_only_recorded() {
         assert_eq!(decide(&policy(), &one_block(), &fault(Op::Read, ErrorClass::Medium)).action, Action::Observe);
+    }
+
+    #[test]
+    fn nothing_is_spent_in_a_storm() {
+        let ledger = Ledger { storm: 1, ..one_block() };
+        let decision = decide(&policy(), &ledger, &fault(Op::Write, ErrorClass::Medium));
+        assert_eq!((decision.action, decision.rule.as_str()), (Action::Observe, "balanced/storm.errors_per_minute"));
     }
 
     #[test]

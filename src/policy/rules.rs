@@ -12,7 +12,7 @@ pub struct Rule {
 }
 
 /// All of them.
-pub const RULES: [Rule; 11] = [
+pub const RULES: [Rule; 12] = [
     Rule {
         name: "write_error",
         key: Some("write_error.action"),
@@ -28,6 +28,12 @@ pub const RULES: [Rule; 11] = [
         name: "write_error.classes",
         key: Some("write_error.classes"),
         meaning: "an error of this class says nothing about the medium, so moving the block would spend spare space for nothing",
+    },
+    Rule {
+        name: "storm.errors_per_minute",
+        key: Some("storm.errors_per_minute"),
+        meaning: "so many errors that say nothing about the medium came within a minute that a cable, a controller or the power must be \
+                  failing; until a minute passes without one, no error is believed to be the medium's",
     },
     Rule {
         name: "spending.blocks_per_hour",

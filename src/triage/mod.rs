@@ -1,7 +1,7 @@
 //! Raw error records become faults: clipped, widened to whole cure blocks, and merged, so that one
 //! physical event is one fault however often it was reported.
 
-use crate::model::{Extent, Fault, Member, Millis, Op, Sectors, SetId, TargetError, TargetErrorKind};
+use crate::model::{ErrorClass, Extent, Fault, Member, Millis, Op, Sectors, SetId, TargetError, TargetErrorKind};
 
 /// The most cure blocks that one fault spans; a longer run of bad blocks becomes several.
 pub const MAX_BLOCKS: u64 = 256;
@@ -110,10 +110,22 @@ pub fn is_unreadable(failed: &Failed) -> bool {
     failed.error.op == Op::Read && failed.error.member == Member::Main && failed.error.class.may_be_medium()
 }
 
+/// How many of these records tell of a link, a power or a controller that fails: of anything but the medium, and but of a shortage
+/// on our own side.
+pub fn not_the_medium(records: &[TargetError]) -> u64 {
+    use ErrorClass::{Again, Nospc, Resource};
+    let of_a_disk = |record: &&TargetError| {
+        matches!(record.kind, TargetErrorKind::Failed | TargetErrorKind::Held)
+            && !record.class.may_be_medium()
+            && ![Again, Nospc, Resource].contains(&record.class)
+    };
+    records.iter().filter(of_a_disk).count() as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ErrorClass, Sector};
+    use crate::model::Sector;
 
     fn record(kind: TargetErrorKind, op: Op, start: u64, len: u64) -> TargetError {
         TargetError {
