@@ -119,6 +119,26 @@ impl Trial {
         let history = self.history("sense")?;
         let transport = history.iter().any(|entry| entry["kind"] == "error" && entry["class"] == "transport");
         ensure!(transport, "history says nothing of the transport error: {history:?}");
+        // A path that fails again and again: meanwhile nothing is believed to be a bad sector, and nothing is spent.
+        self.vm.ok("mkdir -p /etc/remap-guardian/policies/balanced.d && cd /etc/remap-guardian/policies/balanced.d &&
+            printf '[storm]\\nerrors_per_minute = 4\\n' >storm.toml && remap-guardian policy reload")?;
+        self.vm.ok(&inject(2, 1, "0xf 0 0 0 0 0"))?;
+        for block in 500..504 {
+            let (status, _) = self.write("sense", block)?;
+            ensure!(status != 0, "a write on a path that is gone succeeded");
+        }
+        self.vm.ok(&clear)?;
+        self.vm.ok("for i in {1..50}; do remap-guardian status sense | grep STORM && exit; sleep 0.2; done; exit 1")?;
+        self.vm.ok(&inject(2, 1, "0 0 0x2 0x3 0x11 0x0"))?;
+        let (status, ms) = self.write("sense", 600)?;
+        self.vm.ok(&clear)?;
+        println!("medium error in a storm: exit {status} after {ms} ms");
+        ensure!(status != 0 && ms < BOUND_MS, "medium error in a storm: exit {status} after {ms} ms");
+        ensure!(self.remaps("sense")? == before, "spare space was spent in a storm");
+        let told = self.vm.ok("sleep 1; remap-guardian history sense | tail -n 12")?;
+        println!("{told}");
+        ensure!(told.contains("ALERT: 4 errors") && told.contains("balanced/storm.errors_per_minute"), "history: {told}");
+        self.vm.ok("rm /etc/remap-guardian/policies/balanced.d/storm.toml && remap-guardian policy reload")?;
         self.vm.ok("for i in {1..20}; do dmsetup remove sense && break; sleep 0.5; done; ! dmsetup info sense 2>/dev/null")?;
         Ok(())
     }
