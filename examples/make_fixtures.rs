@@ -9,7 +9,7 @@ use format_1::{GENERATION, LOST, SPARES};
 use remap_guardian::actuate::{Access, DirectDevice, SpareTable, format_spare, write_headers};
 use remap_guardian::edge::{BlockIo, ExtentState, Store};
 use remap_guardian::format::lost_mark;
-use remap_guardian::model::{Remap, Sector, Sectors};
+use remap_guardian::model::{Cut, Millis, Remap, Sector, Sectors};
 use remap_guardian::store::SledStore;
 use std::path::{Path, PathBuf};
 
@@ -80,6 +80,7 @@ fn store(to: &Path, scratch: &Path) -> Outcome {
     for entry in format_1::history() {
         store.append(&entry)?;
     }
+    store.prune(Cut { upto: 1, before: Millis(u64::MAX) }, 9, format_1::WHY, format_1::PRUNED_AT)?;
     store.flush()?;
     drop(store);
     let packed = to.join("store.packed");

@@ -2,7 +2,8 @@
 //! implementation (`actuate`, `store`) and a simulated one (`sim`).
 
 use crate::model::{
-    ChainWalk, Cut, Entry, Extent, Identity, Millis, Remap, Secret, Sector, Sectors, SetDescription, SetId, Stamp, TargetError,
+    ChainWalk, Cut, Entry, Extent, Identity, Millis, Remap, Secret, Sector, Sectors, SetDescription, SetId, SetName, Stamp,
+    TargetError,
 };
 
 /// Why block I/O failed.
@@ -202,6 +203,8 @@ pub trait Store: Send {
     fn flush(&self) -> Result<(), StoreError>;
     /// History entries, oldest first: the last `limit` of those at or after `since` of `set` (all sets if none).
     fn history(&self, set: Option<SetId>, since: Millis, limit: usize) -> Result<Vec<Entry>, StoreError>;
+    /// As `history`, of sets that had this name at the time.
+    fn history_named(&self, name: &SetName, since: Millis, limit: usize) -> Result<Vec<Entry>, StoreError>;
     /// The first `limit` history entries whose number is above `number`, oldest first.
     fn history_after(&self, number: u64, limit: usize) -> Result<Vec<Entry>, StoreError>;
     /// The oldest and the newest history entry.

@@ -6,7 +6,7 @@ use remap_guardian::actuate::{Access, DirectDevice, SpareTable, read_header};
 use remap_guardian::edge::{BlockIo, ExtentState, Served, Store};
 use remap_guardian::format::header::Header;
 use remap_guardian::format::{lost_mark, merge};
-use remap_guardian::model::{Millis, Remap, Sector, Sectors};
+use remap_guardian::model::{Entry, Millis, Pruned, Remap, Sector, Sectors, Stamp, What};
 use remap_guardian::store::{ReadStore, SledStore};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -76,9 +76,13 @@ fn format_1_lost_marks() {
 }
 
 fn store(dir: &Path) -> PathBuf {
+    store_of(dir, &fixtures())
+}
+
+fn store_of(dir: &Path, fixtures: &Path) -> PathBuf {
     let path = dir.join("store");
     std::fs::create_dir(&path).unwrap();
-    for file in std::fs::read_dir(fixtures().join("store.packed")).unwrap() {
+    for file in std::fs::read_dir(fixtures.join("store.packed")).unwrap() {
         let file = file.unwrap();
         format_1::unpack(&file.path(), &path.join(file.file_name())).unwrap();
     }
@@ -113,12 +117,40 @@ fn format_1_store() {
     assert_eq!(old.history(None, Millis(0), 99).unwrap(), format_1::history());
 }
 
-/// Every set, entry and extent of the fixture.
+#[test]
+fn format_2_store() {
+    let dir = scratch();
+    let path = store_of(dir.path(), &fixtures().with_file_name("format-2"));
+    let written = format_1::history();
+    let gone = Stamp { number: 1, at: written[0].at };
+    let mut expected = written[1..].to_vec();
+    expected.push(Entry {
+        number: 5,
+        at: format_1::PRUNED_AT,
+        what: What::Pruned { entries: 1, first: gone, last: gone, reason: format_1::WHY.into(), broken: vec![] },
+        ..written[0].clone()
+    });
+    assert_eq!(ReadStore::open(&path).unwrap().history(None, Millis(0), 99).unwrap(), expected);
+    let store = SledStore::open(&path).unwrap();
+    assert_eq!(store.history(Some(format_1::set().id), Millis(0), 99).unwrap(), expected);
+    holds_sets_and_extents(&store);
+    let mut report = store.verify(None, 99).unwrap().report;
+    assert_eq!((report.holds(), report.entries, report.pruned), (true, 4, Some(Pruned { entries: 1, last: gone })));
+    assert_eq!(store.append(&written[0]).unwrap(), 6);
+    report = store.verify(None, 99).unwrap().report;
+    assert_eq!((report.holds(), report.entries), (true, 5));
+}
+
+/// Every set, entry and extent of the fixture of format 1.
 fn holds_everything(store: &SledStore) {
+    assert_eq!(store.history(None, Millis(0), 99).unwrap(), format_1::history());
+    assert_eq!(store.history(Some(format_1::set().id), Millis(0), 99).unwrap(), format_1::history());
+    holds_sets_and_extents(store);
+}
+
+fn holds_sets_and_extents(store: &SledStore) {
     let set = format_1::set();
     assert_eq!(store.sets().unwrap(), std::slice::from_ref(&set));
-    assert_eq!(store.history(None, Millis(0), 99).unwrap(), format_1::history());
-    assert_eq!(store.history(Some(set.id), Millis(0), 99).unwrap(), format_1::history());
     assert_eq!([0, 1].map(|spare| store.usage(set.id, spare).unwrap()), format_1::usage());
     for (spare, live) in (0u16..).zip(format_1::remaps()) {
         let mut expected: Vec<Served> = live.iter().map(|remap| Served { main: remap.main, at: remap.at }).collect();

@@ -102,16 +102,15 @@ pub(super) fn entry(settings: &Settings, number: u64) -> anyhow::Result<Option<E
 fn from_store(args: &Args, settings: &Settings) -> anyhow::Result<HistoryReport> {
     let store = crate::store::ReadStore::open_if_there(settings.store())?;
     // Without a store nothing has happened on this machine.
-    let (sets, mut entries) = match store {
-        Some(store) => (store.sets()?, store.history(None, args.since, usize::MAX)?),
-        None => (Vec::new(), Vec::new()),
+    let (sets, entries) = match (store, &args.name) {
+        (Some(store), Some(name)) => (store.sets()?, store.history_named(name, args.since, args.limit)?),
+        (Some(store), None) => (store.sets()?, store.history(None, args.since, args.limit)?),
+        (None, _) => (Vec::new(), Vec::new()),
     };
-    entries.retain(|entry| args.name.as_ref().is_none_or(|name| *name == entry.name));
     if let (Some(name), true) = (&args.name, entries.is_empty()) {
         let known = sets.iter().any(|desc| desc.name == *name);
         anyhow::ensure!(known, "there is no set “{name}”\n  next: see the known ones: remap-guardian status");
     }
-    entries.drain(..entries.len().saturating_sub(args.limit));
     Ok(HistoryReport { entries })
 }
 

@@ -6,6 +6,7 @@ use super::critical::{Critical, Report};
 use super::scrub::Scrub;
 use super::seen::Seen;
 use super::storekeeper::Storekeeper;
+use super::unwritten::Unwritten;
 use super::upkeep::Upkeep;
 use super::{early, inputs, lock, watchdog};
 use crate::actuate::probe::Verified;
@@ -161,6 +162,8 @@ pub(super) struct Daemon {
     pub(super) absent_due: Option<Millis>,
     /// When sets that could not be opened are tried again.
     pub(super) retry_due: Millis,
+    /// History that the store had no room for.
+    pub(super) unwritten: Unwritten,
     /// When the history is next looked at for what is too much or too old.
     pub(super) prune_due: Millis,
     /// Spares of which the store could not say what is free, and when it is asked again.
@@ -228,6 +231,7 @@ pub async fn run(settings: Settings, early: bool) -> anyhow::Result<()> {
         told: BTreeMap::new(),
         absent_due: Some(Millis(uptime().0 + LATE_MS)),
         retry_due: Millis(0),
+        unwritten: Unwritten::default(),
         // Not while the sets are being opened.
         prune_due: Millis(uptime().0 + 10 * 60_000),
         ask_again: BTreeMap::new(),
@@ -323,6 +327,7 @@ impl Daemon {
         }
         self.ask_store_again();
         self.prune_if_due();
+        self.tell_of_unwritten();
         if now >= self.retry_due && !self.looking {
             self.retry_due = Millis(now.0 + RETRY_MS);
             let unopened = |(id, found): (&SetId, &Candidate)| found.complete().is_ok() && !self.claimed.is_claimed(*id);

@@ -38,10 +38,13 @@ impl Daemon {
     /// Remembers a place in a device's error ring once everything before it is in history.
     pub(super) fn saw(&self, set: SetId, instance: &str, next: u64) {
         let (seen, place) = (self.seen.clone(), Place { instance: instance.to_owned(), next });
-        self.store.queue(move |store| match store.flush() {
+        let queued = self.store.try_queue(move |store| match store.flush() {
             Ok(()) => seen.note(set, place),
             Err(error) => tracing::warn!(%error, "the next run will read old error records again"),
         });
+        if let Err(full) = queued {
+            tracing::debug!("a place in an error ring is not remembered: {full}");
+        }
     }
 
     fn run_effect(&mut self, effect: Effect) {
@@ -139,7 +142,8 @@ impl Daemon {
             });
             tokio::spawn(async move {
                 let Ok(Some(live)) = live.await else { return };
-                store.queue(move |store| {
+                // If there is no room for it, it is asked again.
+                let queued = store.try_queue(move |store| {
                     // Built only if it never was: what was handed out must not become free. As nothing was, the table has not changed.
                     let built = store.reserve(set, spare, Sectors(0), block).is_ok();
                     let rebuilt = if built { Ok(()) } else { store.rebuild(set, spare, data, &live) };
@@ -149,18 +153,36 @@ impl Daemon {
                     };
                     drop(out.send(input));
                 });
+                if let Err(full) = queued {
+                    tracing::debug!("free space is not asked for: {full}");
+                }
             });
         }
     }
 
+    /// Tells of history that was lost, once there is room again.
+    pub(super) fn tell_of_unwritten(&mut self) {
+        if self.store.has_room().is_ok() {
+            for entry in self.unwritten.tell(now()) {
+                self.record(entry);
+            }
+        }
+    }
+
     /// Appends to the history and tells the log.
-    pub(super) fn record(&self, entry: Entry) {
+    pub(super) fn record(&mut self, entry: Entry) {
         // The engine does not know the time of day.
         let entry = Entry { at: now(), ..entry };
         tracing::info!(set = %entry.name, "{}", entry.what.sentence());
-        self.store.queue(move |store| match store.append(&entry) {
+        let (set, name) = (entry.set, entry.name.clone());
+        let queued = self.store.try_queue(move |store| match store.append(&entry) {
             Ok(_) => reached("history appended"),
             Err(error) => tracing::error!(%error, "history could not be written"),
         });
+        if let Err(full) = queued {
+            if self.unwritten.lost(set, name) {
+                tracing::error!("this and what follows is missing in the history: {full}");
+            }
+        }
     }
 }

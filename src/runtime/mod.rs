@@ -24,6 +24,7 @@ mod scrub_record;
 mod seen;
 pub mod shield;
 mod storekeeper;
+mod unwritten;
 mod upkeep;
 mod watchdog;
 mod watcher;

@@ -41,6 +41,11 @@ impl Daemon {
             drop(tell.send(Err(reason)));
             return;
         }
+        if let Err(full) = self.store.has_room() {
+            let reason = Reason::new(full.to_string(), "sets are served all the same; journalctl -k, and repeat it later");
+            drop(tell.send(Err(reason)));
+            return;
+        }
         if !self.looked
             && matches!(
                 request,
@@ -135,17 +140,17 @@ impl Daemon {
 
     fn history(&mut self, name: Option<SetName>, since: Millis, limit: usize, tell: Tell) {
         self.store.queue(move |store| {
-            let entries = store.history(None, since, usize::MAX).map_err(|error| Reason::from(error.to_string()));
-            drop(tell.send(entries.and_then(|entries| {
-                let mut entries: Vec<Entry> =
-                    entries.into_iter().filter(|entry| name.as_ref().is_none_or(|name| *name == entry.name)).collect();
+            let entries = match &name {
+                Some(name) => store.history_named(name, since, limit),
+                None => store.history(None, since, limit),
+            };
+            drop(tell.send(entries.map_err(|error| Reason::from(error.to_string())).and_then(|entries| {
                 if let (Some(name), true) = (&name, entries.is_empty()) {
                     let known = store.sets().unwrap_or_default().iter().any(|desc| desc.name == *name);
                     if !known {
                         return Err(unknown(name));
                     }
                 }
-                entries.drain(..entries.len().saturating_sub(limit));
                 json(HistoryReport { entries })
             })));
         });

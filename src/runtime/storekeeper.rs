@@ -2,15 +2,28 @@
 //!
 //! Sets are assembled without it: at boot its directory may be on a file system that is
 //! mounted later, perhaps on one of our own devices. Work waits in the queue until the store is open.
+//!
+//! It may be long until then, or until a disk with the store answers again, and memory is locked. So the queue is bounded: what comes
+//! without end, history and questions, is refused when too much waits ([`Storekeeper::try_queue`]). What is left is bounded by itself
+//! ([`Storekeeper::queue`]): a request for space waits for its answer before the next, a mark costs an extent that only the store
+//! hands out, and the rest comes once for each set that is opened, made or given up.
 
 use crate::edge::Store;
 use crate::store::{OpenError, SledStore, set_aside};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 type Job = Box<dyn FnOnce(&dyn Store) + Send>;
+
+/// Work that waits at most before more history is refused. With an entry each, this is a few megabytes.
+const MOST: usize = 4_096;
+
+/// Why work was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the store does not keep up: {0} things wait for it, its disk may hang")]
+pub struct Full(pub usize);
 
 /// How often a store that does not open is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -19,6 +32,7 @@ const RETRY: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Storekeeper {
     jobs: mpsc::Sender<Job>,
+    waiting: Arc<AtomicUsize>,
     trouble: Arc<Mutex<Option<String>>>,
     set_aside: Arc<Mutex<Option<PathBuf>>>,
     open: Arc<AtomicBool>,
@@ -32,7 +46,14 @@ impl Storekeeper {
         let trouble = Arc::new(Mutex::new(None));
         let set_aside = Arc::new(Mutex::new(None));
         let is_open = Arc::new(AtomicBool::new(false));
-        let keeper = Storekeeper { jobs, trouble: trouble.clone(), set_aside: set_aside.clone(), open: is_open.clone() };
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let keeper = Storekeeper {
+            jobs,
+            waiting: waiting.clone(),
+            trouble: trouble.clone(),
+            set_aside: set_aside.clone(),
+            open: is_open.clone(),
+        };
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || {
             let tell = |what: Option<String>| *trouble.lock().unwrap_or_else(PoisonError::into_inner) = what;
             let mut aside = None;
@@ -42,14 +63,29 @@ impl Storekeeper {
             is_open.store(true, Ordering::Release);
             for job in queue {
                 job(&store);
+                waiting.fetch_sub(1, Ordering::Relaxed);
             }
         })?;
         Ok((keeper, thread))
     }
 
-    /// Queues work. After the thread has ended nothing happens: the daemon is stopping.
+    /// Queues work that is bounded by itself. After the thread has ended nothing happens: the daemon is stopping.
     pub fn queue(&self, job: impl FnOnce(&dyn Store) + Send + 'static) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         drop(self.jobs.send(Box::new(job)));
+    }
+
+    /// Queues work of which there may be any amount, unless too much waits already.
+    pub fn try_queue(&self, job: impl FnOnce(&dyn Store) + Send + 'static) -> Result<(), Full> {
+        self.has_room()?;
+        self.queue(job);
+        Ok(())
+    }
+
+    /// Whether [`Storekeeper::try_queue`] would take more now.
+    pub fn has_room(&self) -> Result<(), Full> {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        if waiting < MOST { Ok(()) } else { Err(Full(waiting)) }
     }
 
     /// Where a store that could not be read was moved to in this run. To be asked from a job: then the store is open.
@@ -94,5 +130,45 @@ fn open(path: &Path, tell: &dyn Fn(Option<String>), aside: &mut Option<PathBuf>)
         tell(Some(trouble.clone()));
         said = trouble;
         std::thread::sleep(RETRY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Entry, Millis, SetId, SetName, What};
+
+    #[test]
+    fn what_waits_for_a_late_file_system_is_bounded_and_done_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let parent = dir.path().join("late");
+        let (keeper, thread) = Storekeeper::start(parent.join("store")).unwrap();
+        let (done, order) = mpsc::channel();
+        let job = |number: usize| {
+            let done = done.clone();
+            move |store: &dyn Store| {
+                let what = What::Restored { remaps: number as u64 };
+                let (set, name) = (SetId(uuid::Uuid::nil()), SetName::new("data").unwrap());
+                store.append(&Entry { number: 0, at: Millis(1), set, name, what }).unwrap();
+                done.send(number).unwrap();
+            }
+        };
+        for number in 0..MOST {
+            keeper.try_queue(job(number)).unwrap();
+        }
+        assert_eq!(keeper.try_queue(job(0)), Err(Full(MOST)));
+        // What is bounded by itself is not refused.
+        keeper.queue(job(MOST));
+        assert_eq!(keeper.has_room(), Err(Full(MOST + 1)));
+        assert!(!keeper.is_open() && order.try_recv().is_err());
+        std::fs::create_dir(&parent).unwrap();
+        drop(done);
+        assert_eq!(order.iter().collect::<Vec<_>>(), (0..=MOST).collect::<Vec<_>>());
+        keeper.queue(|_| ());
+        while keeper.has_room().is_err() {
+            std::thread::yield_now();
+        }
+        drop(keeper);
+        thread.join().unwrap();
     }
 }

@@ -85,7 +85,7 @@ impl Daemon {
         }
         self.prune_due = Millis(uptime().0 + EVERY_MS);
         let (settings, out) = (self.settings.clone(), self.out.clone());
-        self.store.queue(move |store| match store.history_ends() {
+        let queued = self.store.try_queue(move |store| match store.history_ends() {
             Ok(ends) => {
                 let cuts = ends.map(|ends| retention::due(&settings, ends, now(), false)).unwrap_or_default();
                 if !cuts.is_empty() {
@@ -94,6 +94,9 @@ impl Daemon {
             }
             Err(error) => tracing::warn!(%error, "the history is not pruned"),
         });
+        if let Err(full) = queued {
+            tracing::debug!("the history is not pruned now: {full}");
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The host's store, in memory, over the allocator that the real one uses. A crash may take its last changes: it can lag.
 
 use crate::edge::{ExtentState, Prune, Served, Store, StoreError, Usage};
-use crate::model::{ChainWalk, Cut, Entry, Extent, Millis, Remap, Sectors, SetDescription, SetId, Stamp};
+use crate::model::{ChainWalk, Cut, Entry, Extent, Millis, Remap, Sectors, SetDescription, SetId, SetName, Stamp};
 use crate::store::Space;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -112,6 +112,10 @@ impl Store for MemoryStore {
     }
 
     fn history(&self, _: Option<SetId>, _: Millis, _: usize) -> Result<Vec<Entry>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn history_named(&self, _: &SetName, _: Millis, _: usize) -> Result<Vec<Entry>, StoreError> {
         Ok(Vec::new())
     }
 

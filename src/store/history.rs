@@ -29,6 +29,22 @@ impl Trees {
             Some(set) => Box::new(self.by_set.scan_prefix(set.0.as_bytes()).keys().rev()),
             None => Box::new(self.history.iter().keys().rev()),
         };
+        self.newest(keys, limit, since, |entry| set.is_none_or(|set| entry.set == set))
+    }
+
+    /// The last `limit` entries at or after `since` of sets that had this name at the time.
+    pub fn history_named(&self, name: &SetName, since: Millis, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        self.newest(self.history.iter().keys().rev(), limit, since, |entry| entry.name == *name)
+    }
+
+    /// The first `limit` entries that are wanted, in reverse. No more than these are in memory at once.
+    fn newest(
+        &self,
+        keys: impl Iterator<Item = sled::Result<sled::IVec>>,
+        limit: usize,
+        since: Millis,
+        wanted: impl Fn(&Entry) -> bool,
+    ) -> Result<Vec<Entry>, StoreError> {
         let mut found = Vec::new();
         for key in keys {
             if found.len() >= limit {
@@ -38,7 +54,7 @@ impl Trees {
             let number = &key[key.len().saturating_sub(8)..];
             // The index is written first: a crash may leave a number without its entry, and then another set's entry gets it.
             let Some(value) = self.history.get(number).map_err(|error| self.failed(error))? else { continue };
-            found.extend(self.read_entry(number, &value, since).filter(|entry| set.is_none_or(|set| entry.set == set)));
+            found.extend(self.read_entry(number, &value, since).filter(&wanted));
         }
         found.reverse();
         Ok(found)

@@ -10,7 +10,7 @@ use super::trees::{OpenError, Trees, marker};
 use super::{keys, migrate};
 use crate::edge::{ExtentState, Prune, Served, Store, StoreError, Usage};
 use crate::model::{
-    ChainReport, ChainWalk, Cut, Entry, Extent, Millis, Remap, Sector, Sectors, SetDescription, SetId, Stamp, What,
+    ChainReport, ChainWalk, Cut, Entry, Extent, Millis, Remap, Sector, Sectors, SetDescription, SetId, SetName, Stamp, What,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::DirBuilderExt;
@@ -62,6 +62,11 @@ impl ReadStore {
     /// As [`Store::verify`], in one step.
     pub fn verify(&self) -> Result<ChainReport, StoreError> {
         self.0.verify(None, usize::MAX).map(|walk| walk.report)
+    }
+
+    /// As [`Store::history_named`].
+    pub fn history_named(&self, name: &SetName, since: Millis, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        self.0.history_named(name, since, limit)
     }
 
     /// As [`Store::history`].
@@ -245,6 +250,10 @@ impl Store for SledStore {
 
     fn history(&self, set: Option<SetId>, since: Millis, limit: usize) -> Result<Vec<Entry>, StoreError> {
         self.trees.history(set, since, limit)
+    }
+
+    fn history_named(&self, name: &SetName, since: Millis, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        self.trees.history_named(name, since, limit)
     }
 
     fn history_after(&self, number: u64, limit: usize) -> Result<Vec<Entry>, StoreError> {

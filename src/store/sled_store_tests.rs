@@ -146,6 +146,9 @@ fn history_is_numbered_filtered_and_cut() {
     assert_eq!(read(&store, Some(a.id), 25, 1), [one(4)]);
     assert_eq!(read(&store, None, 26, 99), [one(3), one(5)], "clocks jump");
     assert_eq!(read(&store, Some(set(3).id), 0, 99), []);
+    let named = |name: &SetName, since, limit| messages(store.history_named(name, Millis(since), limit).unwrap());
+    assert_eq!((named(&a.name, 0, 99), named(&a.name, 25, 1)), (vec![one(1), one(3), one(4)], vec![one(4)]));
+    assert_eq!(named(&set(3).name, 0, 99), []);
     let after = |number, limit| messages(store.history_after(number, limit).unwrap());
     assert_eq!(after(0, 99), read(&store, None, 0, 99));
     assert_eq!(after(2, 2), [one(3), one(4)]);

@@ -1,4 +1,5 @@
-//! What the format-1 fixtures hold, and how they are packed. Shared by `tests/formats.rs` and `examples/make_fixtures.rs`.
+//! What the fixtures hold, and how they are packed: in format 1 all of it; the store of format 2, from which the first entry of the history
+//! was pruned, else the same. Shared by `tests/formats.rs` and `examples/make_fixtures.rs`.
 
 use remap_guardian::edge::Usage;
 use remap_guardian::format::geometry;
@@ -116,6 +117,12 @@ pub fn history() -> Vec<Entry> {
     };
     all.into_iter().enumerate().map(entry).collect()
 }
+
+/// Why its first entry was pruned in the store of format 2, as the history says.
+pub const WHY: &str = "to have a fixture";
+
+/// When.
+pub const PRUNED_AT: Millis = Millis(1_763_700_099_123);
 
 const BLOCK: usize = 4096;
 
