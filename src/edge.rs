@@ -207,12 +207,14 @@ pub trait Store: Send {
     fn history_named(&self, name: &SetName, since: Millis, limit: usize) -> Result<Vec<Entry>, StoreError>;
     /// The first `limit` history entries whose number is above `number`, oldest first.
     fn history_after(&self, number: u64, limit: usize) -> Result<Vec<Entry>, StoreError>;
+    /// Every remap that the history of a set tells of, also the entries that were pruned. Can lag the spares.
+    fn told_remaps(&self, set: SetId) -> Result<Vec<Remap>, StoreError>;
     /// The oldest and the newest history entry.
     fn history_ends(&self) -> Result<Option<(Stamp, Stamp)>, StoreError>;
     /// Goes on with a check of the history's chain, or begins one, and looks at up to `most` entries.
     fn verify(&self, walk: Option<ChainWalk>, most: usize) -> Result<ChainWalk, StoreError>;
     /// Takes up to `most` of the oldest entries out of the history, and appends one to each of their sets that says so, of the
-    /// time `now`. Nothing but history is touched.
+    /// time `now`. Nothing but history is touched, and what they told of remaps stays in [`Store::told_remaps`].
     fn prune(&self, cut: Cut, most: usize, reason: &str, now: Millis) -> Result<Prune, StoreError>;
 }
 

@@ -7,7 +7,7 @@ use super::storekeeper::Storekeeper;
 use crate::config::Settings;
 use crate::control::Reason;
 use crate::edge::{Served, StoreError};
-use crate::model::{Millis, Remap, SetDescription, SetId, SetName, What};
+use crate::model::{Remap, SetDescription, SetId, SetName, What};
 use std::collections::BTreeSet;
 
 /// Lines for people; and what history says, if something was done.
@@ -86,13 +86,9 @@ pub(super) fn remembered(desc: &SetDescription, store: &Storekeeper) -> Result<K
             Ok(if known { Some(store.in_use(set, spare)?) } else { None })
         };
         let known = spares.map(of_spare).collect::<Result<Vec<_>, _>>();
-        drop(tell.send(known.and_then(|served| Ok((served, store.history(Some(set), Millis(0), usize::MAX)?)))));
+        drop(tell.send(known.and_then(|served| Ok((served, store.told_remaps(set)?)))));
     });
     let known = told.recv().map_err(|_| stopping())?;
-    let (served, history) = known.map_err(|error| Reason::from(format!("what is known of it cannot be read: {error}")))?;
-    let remap = |what: &What| match what {
-        What::Remapped { remap, .. } => Some(*remap),
-        _ => None,
-    };
-    Ok(Known { served, told: history.iter().filter_map(|entry| remap(&entry.what)).collect() })
+    let (served, told) = known.map_err(|error| Reason::from(format!("what is known of it cannot be read: {error}")))?;
+    Ok(Known { served, told })
 }

@@ -125,6 +125,10 @@ impl Store for MemoryStore {
 
     // Entries are counted, not kept: there is nothing to check or to prune.
 
+    fn told_remaps(&self, _: SetId) -> Result<Vec<Remap>, StoreError> {
+        Ok(Vec::new())
+    }
+
     fn history_ends(&self) -> Result<Option<(Stamp, Stamp)>, StoreError> {
         Ok(None)
     }

@@ -4,7 +4,7 @@ use super::chain::{self, Anchor, Hash, Record};
 use super::keys;
 use super::trees::Trees;
 use crate::edge::StoreError;
-use crate::model::{ChainWalk, Cut, Entry, Millis, SetId, SetName, Stamp};
+use crate::model::{ChainWalk, Cut, Entry, Millis, Remap, SetId, SetName, Stamp, What};
 use std::collections::BTreeMap;
 
 const ANCHOR_KEY: &str = "pruned";
@@ -18,6 +18,8 @@ pub(super) struct Oldest {
     /// How many go in all, and which of them do not hold.
     pub entries: u64,
     pub broken: Vec<u64>,
+    /// The remaps that they tell of.
+    pub remaps: Vec<(SetId, Remap)>,
     /// Nothing more is to go.
     pub all: bool,
 }
@@ -113,8 +115,14 @@ impl Trees {
     pub fn oldest(&self, cut: Cut, most: usize) -> Result<Option<Oldest>, StoreError> {
         let before = self.anchor()?;
         let mut walk = chain::begin(before.as_ref());
-        let mut oldest =
-            Oldest { anchor: before.unwrap_or_default(), sets: BTreeMap::new(), entries: 0, broken: Vec::new(), all: true };
+        let mut oldest = Oldest {
+            anchor: before.unwrap_or_default(),
+            sets: BTreeMap::new(),
+            entries: 0,
+            broken: Vec::new(),
+            remaps: Vec::new(),
+            all: true,
+        };
         for pair in self.history.range(after(walk.number)..) {
             let (key, value) = pair.map_err(|error| self.failed(error))?;
             let stamp = self.stamp(&key, &value);
@@ -131,6 +139,9 @@ impl Trees {
             oldest.anchor.last = stamp;
             oldest.anchor.hash = Record::read(&value).map_or(chain::START, |record| record.own);
             if let Some(entry) = self.read_entry(&key, &value, Millis(0)) {
+                if let What::Remapped { remap, .. } = entry.what {
+                    oldest.remaps.push((entry.set, remap));
+                }
                 let of_set = oldest.sets.entry(entry.set).or_insert((entry.name.clone(), stamp, stamp, 0));
                 *of_set = (entry.name, of_set.1, stamp, of_set.3 + 1);
             }
@@ -139,8 +150,32 @@ impl Trees {
         Ok((oldest.entries > 0).then_some(oldest))
     }
 
-    /// Makes it durable that the chain begins later, and removes what is before that.
-    pub fn begin_after(&self, anchor: &Anchor) -> Result<(), StoreError> {
+    /// Every remap that the history of a set tells of, also what was pruned of it.
+    pub fn told_remaps(&self, set: SetId) -> Result<Vec<Remap>, StoreError> {
+        let mut told = Vec::new();
+        for pair in self.moved.scan_prefix(set.0.as_bytes()) {
+            let (_, value) = pair.map_err(|error| self.failed(error))?;
+            let remap = serde_json::from_slice(&value);
+            told.push(remap.map_err(|error| self.failed(format_args!("the record of a remap: {error}")))?);
+        }
+        for key in self.by_set.scan_prefix(set.0.as_bytes()).keys() {
+            let key = key.map_err(|error| self.failed(error))?;
+            let number = &key[key.len().saturating_sub(8)..];
+            let Some(value) = self.history.get(number).map_err(|error| self.failed(error))? else { continue };
+            match self.read_entry(number, &value, Millis(0)) {
+                Some(Entry { set: of, what: What::Remapped { remap, .. }, .. }) if of == set => told.push(remap),
+                _ => {}
+            }
+        }
+        Ok(told)
+    }
+
+    /// Keeps what pruned entries tell of remaps, makes it durable that the chain begins later, and removes what is before that.
+    pub fn begin_after(&self, anchor: &Anchor, remaps: &[(SetId, Remap)]) -> Result<(), StoreError> {
+        for (set, remap) in remaps {
+            let json = serde_json::to_vec(remap).map_err(|error| self.failed(error))?;
+            self.moved.insert(moved(*set, remap), json).map_err(|error| self.failed(error))?;
+        }
         self.meta.insert(ANCHOR_KEY, anchor.encode()).map_err(|error| self.failed(error))?;
         self.flush()?;
         self.sweep()
@@ -193,6 +228,12 @@ impl Trees {
             }
         }
     }
+}
+
+/// Key of a remap that pruned history told of: set (16), sequence number (8), spare (2), first sector there (8).
+fn moved(set: SetId, remap: &Remap) -> Vec<u8> {
+    let place = [&remap.spare.to_be_bytes()[..], &remap.at.0.to_be_bytes()];
+    [&keys::set_entry(set, remap.seq)[..], place[0], place[1]].concat()
 }
 
 fn after(number: u64) -> [u8; 8] {

@@ -252,6 +252,40 @@ fn what_is_needed_to_restore_is_never_pruned() {
 }
 
 #[test]
+fn remaps_that_pruned_entries_told_of_are_still_known() {
+    let (_dir, path, store) = store(2);
+    let id = SetId(uuid::Uuid::from_u128(1));
+    let remap = |main: u64, at: u64, seq| {
+        let main = Extent::new(Sector(main), Sectors(8)).unwrap();
+        Remap { main, spare: 0, at: Sector(at), flags: RemapFlags { marked: true }, seq }
+    };
+    let told = |remap| What::Remapped {
+        remap,
+        saved: Sectors(8),
+        lost: vec![],
+        decision: crate::model::Decision { action: crate::model::Action::Remap, rule: "r".into(), reason: "r".into() },
+        class: crate::model::ErrorClass::Medium,
+        took_ms: 1,
+        evidence: vec![],
+    };
+    let all = [remap(800, 96, 1), remap(8, 104, 2), remap(16, 112, 3), remap(400, 120, 9)];
+    for (at, remap) in (30..).zip(all) {
+        for set in [1, 2] {
+            store.append(&Entry { what: told(remap), ..entry(set, at) }).unwrap();
+        }
+    }
+    assert_eq!(store.told_remaps(id).unwrap(), all);
+    assert_eq!(prune(&store, cut(8), 2), 8);
+    assert_eq!(store.told_remaps(id).unwrap(), all);
+    drop(store);
+    let store = SledStore::open(&path).unwrap();
+    assert_eq!(store.told_remaps(id).unwrap(), all);
+    store.remove_set(id).unwrap();
+    assert_eq!(store.told_remaps(id).unwrap(), all[3..], "what history still says");
+    assert_eq!(store.told_remaps(SetId(uuid::Uuid::from_u128(2))).unwrap(), all);
+}
+
+#[test]
 fn a_crash_between_the_steps_of_pruning_is_mended() {
     let (_dir, path, store) = store(10);
     let oldest = store.trees.oldest(cut(4), 99).unwrap().unwrap();

@@ -170,7 +170,7 @@ impl Store for SledStore {
         let mut state = self.state();
         state.spaces.retain(|(of, _), _| *of != set);
         // The registry last: what is left after a failure can be removed again.
-        for tree in [&self.trees.extents, &self.trees.spares, &self.trees.sets] {
+        for tree in [&self.trees.moved, &self.trees.extents, &self.trees.spares, &self.trees.sets] {
             for key in tree.scan_prefix(set.0.as_bytes()).keys() {
                 key.and_then(|key| tree.remove(key)).map_err(|error| self.trees.failed(error))?;
             }
@@ -260,6 +260,10 @@ impl Store for SledStore {
         self.trees.history_after(number, limit)
     }
 
+    fn told_remaps(&self, set: SetId) -> Result<Vec<Remap>, StoreError> {
+        self.trees.told_remaps(set)
+    }
+
     fn history_ends(&self) -> Result<Option<(Stamp, Stamp)>, StoreError> {
         self.trees.history_ends()
     }
@@ -276,7 +280,7 @@ impl Store for SledStore {
             let what = What::Pruned { entries, first, last, reason, broken };
             self.append(&Entry { number: 0, at: now, set, name, what })?;
         }
-        self.trees.begin_after(&oldest.anchor)?;
+        self.trees.begin_after(&oldest.anchor, &oldest.remaps)?;
         Ok(Prune { entries: oldest.entries, done: oldest.all })
     }
 }

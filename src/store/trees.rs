@@ -3,7 +3,8 @@
 //! Trees: `meta` (`format` = schema version, 4 bytes; `pruned` = the
 //! [`Anchor`](super::chain::Anchor) of the history), `sets` (set UUID → JSON), `spares` (set, spare → data area), `extents`
 //! (set, spare, first sector → length and state), `history` (number → a record of the [`chain`]; in format 1 time and JSON),
-//! `history_by_set` (set, number → nothing).
+//! `history_by_set` (set, number → nothing), `moved` (set, sequence number,
+//! spare, first sector → a remap that pruned history told of, as JSON).
 
 use super::{FORMAT, keys};
 use crate::edge::{ExtentState, Served, StoreError, Usage};
@@ -104,6 +105,7 @@ pub(super) struct Trees {
     pub extents: sled::Tree,
     pub history: sled::Tree,
     pub by_set: sled::Tree,
+    pub moved: sled::Tree,
 }
 
 /// A lock outlives its owner for a moment: in a child that it has forked, until that child runs its program.
@@ -167,8 +169,8 @@ impl Trees {
         let tree = |name: &str| db.open_tree(name);
         let meta = tree(META)?;
         let (sets, spares, extents) = (tree("sets")?, tree("spares")?, tree("extents")?);
-        let (history, by_set) = (tree("history")?, tree("history_by_set")?);
-        Ok(Trees { path: path.to_owned(), meta, format, db, sets, spares, extents, history, by_set })
+        let (history, by_set, moved) = (tree("history")?, tree("history_by_set")?, tree("moved")?);
+        Ok(Trees { path: path.to_owned(), meta, format, db, sets, spares, extents, history, by_set, moved })
     }
 
     pub fn set_format(&self, format: u32) -> sled::Result<()> {
@@ -187,7 +189,7 @@ impl Trees {
 
     /// Reads everything once. sled may end the program when it comes to a damaged page; better now, while the attempt is counted.
     pub fn walk(&self) -> Result<(), StoreError> {
-        for tree in self.plain().into_iter().chain([&self.history]) {
+        for tree in self.plain().into_iter().chain([&self.history, &self.moved]) {
             for pair in tree.iter() {
                 pair.map_err(|error| self.failed(error))?;
             }
