@@ -83,6 +83,14 @@ fn a_whole_spare_is_shown_to_the_last_field() {
     assert_eq!(std::fs::read(&image).unwrap(), before, "inspect wrote");
 }
 
+/// Who looks at a damaged spare may have damaged settings, too.
+#[test]
+fn inspect_needs_no_settings() {
+    let dir = scratch();
+    let mut command = Command::cargo_bin("remap-guardian").unwrap();
+    command.env("REMAP_GUARDIAN_HOLD_MS", "99").args(["spare", "inspect"]).arg(image(dir.path(), 0)).assert().success();
+}
+
 #[test]
 fn damage_is_shown_with_what_would_be_done() {
     let dir = scratch();

@@ -118,6 +118,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.verb {
         Verb::UdevProbe(args) => return udev_probe::main(args),
         Verb::Dm(args) => return dm::main(args, cli.json),
+        Verb::Spare(args) => return spare::main(args, cli.json),
         _ => {}
     }
     let settings = Settings::load(Path::new("/"))?;
@@ -134,7 +135,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Remap(args) => remap::main(args, &settings, cli.json),
         Verb::Doctor(args) => doctor::main(args, &settings, cli.json),
         Verb::Policy(args) => policy::main(args, &settings, cli.json),
-        Verb::Spare(args) => spare::main(args, &settings, cli.json),
+        Verb::Spare(args) => spare::main(args, cli.json),
         Verb::Files(args) => files::main(args, &settings, cli.json),
         Verb::Dm(args) => dm::main(args, cli.json),
         Verb::UdevProbe(args) => udev_probe::main(args),

@@ -5,6 +5,7 @@ mod repair;
 
 use crate::config::Settings;
 use clap::Subcommand;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Options of `spare`.
@@ -27,9 +28,9 @@ enum Verb {
 }
 
 /// Runs the verb.
-pub fn main(args: &Args, settings: &Settings, json: bool) -> anyhow::Result<ExitCode> {
+pub fn main(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     match &args.verb {
         Verb::Inspect(args) => inspect::main(args, json),
-        Verb::Repair(args) => repair::main(args, settings, json),
+        Verb::Repair(args) => repair::main(args, &Settings::load(Path::new("/"))?, json),
     }
 }

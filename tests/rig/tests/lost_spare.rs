@@ -38,7 +38,9 @@ fn a_spare_that_is_lost() -> Result<()> {
     bench.headers_lost()?;
     bench.all_lost()?;
     bench.degraded()?;
-    bench.back_again()
+    bench.back_again()?;
+    bench.dead()?;
+    bench.partitions()
 }
 
 impl Bench {
@@ -236,6 +238,58 @@ impl Bench {
         self.vm.ok(&format!("{read} | cmp - /root/later"))?;
         self.says(&format!("remap-guardian spare inspect {spare}"), 0, &["it is whole"])?;
         println!("the spare is back, and all is as it was");
+        Ok(())
+    }
+
+    /// The spare is there, but its table is not, and then it does not answer at all.
+    fn dead(&mut self) -> Result<()> {
+        let activate = "remap-guardian activate data --degraded";
+        self.close()?;
+        let table = 8..8 + 33 * 16;
+        let mut before = vec![0; (table.end - table.start) as usize * SECTOR];
+        self.vm.sim(SPARE).read(table.start, &mut before)?;
+        self.wipe(table.clone())?;
+        self.says("remap-guardian restore data", 1, &["its table is not sound"])?;
+        self.says(activate, 0, &["DEGRADED", "24 sectors in 2 ranges fail", "is there"])?;
+        self.vm.ok("dmsetup remove --retry data && udevadm settle")?;
+        self.vm.sim(SPARE).write(table.start, &before, Persist::Fua)?;
+
+        let all = self.vm.sim(SPARE).sectors();
+        self.vm.sim(SPARE).inject(Fault::dead(0..all));
+        self.says("remap-guardian restore data", 1, &["is not open"])?;
+        self.says(activate, 0, &["DEGRADED", "24 sectors in 2 ranges fail"])?;
+        let (moved, main) = (self.read(MOVED), self.read(MOVED + 16));
+        ensure!(!self.vm.run(&moved)?.success(), "a sector that is on a dead spare is read");
+        self.vm.ok(&main)?;
+        self.vm.ok("dmsetup remove --retry data && udevadm settle")?;
+        self.vm.sim(SPARE).repair(0..all);
+        self.vm.ok("remap-guardian restore data")?;
+        self.whole()?;
+        println!("a spare without its table, and a dead one, do not take main with them");
+        Ok(())
+    }
+
+    /// Partitions on main are there in degraded mode, too.
+    fn partitions(&mut self) -> Result<()> {
+        // An MBR with one partition of 4 MiB from 1 MiB on.
+        let mut sector = vec![0; SECTOR];
+        sector[450] = 0x83;
+        sector[454..458].copy_from_slice(&2048_u32.to_le_bytes());
+        sector[458..462].copy_from_slice(&8192_u32.to_le_bytes());
+        sector[510..].copy_from_slice(&[0x55, 0xaa]);
+        let hex: String = sector.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.vm.ok(&format!("echo {hex} | xxd -r -p | dd of=/dev/mapper/data conv=nocreat,fsync status=none"))?;
+        self.soon(10, "[ -b /dev/mapper/data1 ]")?;
+        self.vm.ok("dmsetup remove --retry data1")?;
+        self.close()?;
+        let spare = self.spare.clone();
+        self.vm.ok(&format!("bash /usr/local/bin/plug out {spare}"))?;
+        self.says("remap-guardian activate data --degraded", 0, &["DEGRADED"])?;
+        self.vm.ok("cmp -n 3M <(dd if=/dev/mapper/data1 bs=1M iflag=direct status=none) /root/before")?;
+        self.vm.ok("dmsetup remove --retry data1 && dmsetup remove --retry data && bash /usr/local/bin/plug in")?;
+        self.vm.ok("for i in {1..50}; do remap-guardian restore data && exit; sleep 0.2; done; exit 1")?;
+        self.whole()?;
+        println!("partitions on main are there without the spare, too");
         Ok(())
     }
 }
