@@ -175,6 +175,8 @@ enum Harm {
     Bad(usize),
     /// A block holds anything.
     Any(usize, Vec<u8>),
+    /// A slot holds these records, and is sound.
+    Records(u32, u8, Vec<Remap>),
 }
 
 /// First sectors of the headers and of all slots.
@@ -187,6 +189,8 @@ fn harm() -> impl Strategy<Value = Harm> {
     // Where fields are; the rest of a block is zero.
     let field = prop_oneof![3 => 0..208usize, 1 => 464..544usize, 1 => 0..BLOCK_BYTES];
     let value = prop_oneof![Just(0), Just(1), Just(8), Just(0xff), any::<u8>()];
+    // So few places that they are often claimed twice.
+    let record = (0..12u64, 0..12u64, 1..9u64).prop_map(|(main, at, seq)| remap(main, at, seq));
     let byte = (block.clone(), field, value).prop_map(|(block, field, value)| (block * BLOCK_BYTES + field, value));
     prop_oneof![
         2 => byte.clone().prop_map(|(at, value)| Harm::Byte(at, value)),
@@ -195,6 +199,8 @@ fn harm() -> impl Strategy<Value = Harm> {
         1 => block.clone().prop_map(Harm::Zero),
         1 => block.clone().prop_map(Harm::Bad),
         1 => (block, proptest::collection::vec(any::<u8>(), BLOCK_BYTES)).prop_map(|(block, bytes)| Harm::Any(block, bytes)),
+        4 => (0..5u32, 0..2u8, proptest::collection::vec(record, 0..4))
+            .prop_map(|(index, slot, records)| Harm::Records(index, slot, records)),
     ]
 }
 
@@ -226,6 +232,12 @@ fn suffer(disk: &TestDisk, harm: &Harm) {
         Harm::Zero(block) => write(*block, &[0; BLOCK_BYTES]),
         Harm::Bad(block) => disk.spoil(places[*block] + 3),
         Harm::Any(block, bytes) => write(*block, bytes),
+        Harm::Records(index, slot, records) => {
+            let set = description();
+            let scope = Scope::new(&set, 0).unwrap();
+            let seq = records.iter().map(|record| record.seq).max().unwrap_or(0);
+            disk.write_durable(scope.slot(*index, *slot), &table::encode(scope.place(*index), seq, records).unwrap()).unwrap();
+        }
     }
 }
 
