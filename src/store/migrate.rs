@@ -9,7 +9,7 @@ use super::{FORMAT, keys};
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File};
 use std::io::{Error, ErrorKind};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// A new store that is whole has this name until the old one is out of its way.
@@ -40,6 +40,9 @@ pub(super) fn migrate(old: Trees) -> Result<Trees, OpenError> {
     for left in [&draft, &whole] {
         discard(left)?;
     }
+    // Asked first, for it is tried again and again until there is room.
+    let (needed, free) = room(&path).map_err(|error| io(&path, error))?;
+    enough(needed, free).map_err(|error| io(&draft, error))?;
     let made = write(&old, &draft).and_then(|()| sync(&draft).map_err(|error| io(&draft, error)));
     if let Err(error) = made {
         discard(&draft)?;
@@ -99,6 +102,27 @@ fn discard(path: &Path) -> Result<(), OpenError> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(io(path, error)),
         _ => Ok(()),
     }
+}
+
+/// Bytes that a store takes, and bytes that are free beside it.
+fn room(path: &Path) -> std::io::Result<(u64, u64)> {
+    fn taken(path: &Path) -> std::io::Result<u64> {
+        let found = std::fs::symlink_metadata(path)?;
+        if !found.is_dir() {
+            return Ok(found.blocks() * 512);
+        }
+        std::fs::read_dir(path)?.map(|entry| taken(&entry?.path())).sum()
+    }
+    let free = rustix::fs::statvfs(path)?;
+    Ok((taken(path)?, free.f_bavail * free.f_frsize))
+}
+
+fn enough(needed: u64, free: u64) -> std::io::Result<()> {
+    if needed <= free {
+        return Ok(());
+    }
+    let message = format!("a store in the new format needs {} KiB, {} KiB are free", needed >> 10, free >> 10);
+    Err(Error::new(ErrorKind::StorageFull, message))
 }
 
 /// Renames, and makes it durable.

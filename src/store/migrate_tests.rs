@@ -126,6 +126,20 @@ fn one_that_cannot_be_written_leaves_the_old_store_and_is_no_damage() {
 }
 
 #[test]
+fn room_is_asked_for_first() {
+    let (_dir, path) = scratch();
+    let db = std::fs::metadata(path.join("db")).unwrap();
+    let (needed, free) = room(&path).unwrap();
+    assert!(needed >= db.blocks() * 512 && needed > 0 && free > 0, "{needed} {free}");
+    assert!(enough(needed, needed).is_ok());
+    let error = enough(5 << 10, 4 << 10).unwrap_err();
+    assert_eq!(
+        (error.kind(), error.to_string()),
+        (ErrorKind::StorageFull, "a store in the new format needs 5 KiB, 4 KiB are free".into())
+    );
+}
+
+#[test]
 fn every_old_store_is_kept() {
     let (_dir, path) = scratch();
     drop(SledStore::open(&path).unwrap());
