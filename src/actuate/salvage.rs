@@ -1,6 +1,7 @@
-//! Reading what a dying disk still gives.
+//! Reading what a dying disk still gives, and bringing it to a spare.
 
 use crate::edge::{BlockIo, IoError};
+use crate::failpoint::reached;
 use crate::model::{Extent, Sector, Sectors};
 use crate::plan::pieces;
 use std::time::Instant;
@@ -74,4 +75,86 @@ pub fn answers_elsewhere(io: &dyn BlockIo, extent: Extent) -> bool {
         let inside = sector.0.checked_add(logical).is_some_and(|end| end <= size);
         inside && !extent.contains(sector) && io.read(sector, &mut buffer).is_ok()
     })
+}
+
+/// Why a spare did not take what was salvaged.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The medium of these sectors is bad: the extent is given up.
+    Extent(IoError),
+    /// Nothing follows about the extent.
+    Other(IoError),
+}
+
+/// Puts what was salvaged on a spare, durably.
+///
+/// A flush reports on every write that the drive still had in its cache, also on those of applications to other extents. So a
+/// flush that fails says nothing about this extent; a second, durable write of it does, since a drive reports a loss once.
+pub fn write_salvaged(io: &dyn BlockIo, extent: Extent, content: &[u8]) -> Result<(), Refused> {
+    let blamed = |error: IoError| match error {
+        IoError::Medium(_) if answers_elsewhere(io, extent) => Refused::Extent(error),
+        _ => Refused::Other(error),
+    };
+    io.write(extent.start(), content).map_err(blamed)?;
+    reached("salvage written");
+    match io.flush() {
+        Err(error @ IoError::Medium(_)) => {
+            tracing::warn!(%error, %extent, "a flush of the spare failed; the salvaged extent is written again");
+            io.write_durable(extent.start(), content).map_err(blamed)?;
+        }
+        result => result.map_err(Refused::Other)?,
+    }
+    reached("salvage flushed");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actuate::test_disk::{TestDisk, Trouble};
+
+    const CONTENT: [u8; 4096] = [7; 4096];
+
+    fn extent() -> Extent {
+        Extent::new(Sector(64), Sectors(8)).unwrap()
+    }
+
+    /// What comes of it when these writes and flushes fail (0: the write, 1: the flush, 2: the second write), none of them having
+    /// brought anything to the medium; and what a power cut leaves of the extent.
+    fn with_failures(failures: &[usize]) -> (Result<(), Refused>, Vec<u8>) {
+        let disk = TestDisk::new(256);
+        failures.iter().for_each(|nth| disk.plan(*nth, Trouble::Error(0)));
+        let result = write_salvaged(&disk, extent(), &CONTENT);
+        disk.forget();
+        let mut left = vec![0; CONTENT.len()];
+        disk.read(extent().start(), &mut left).unwrap();
+        (result, left)
+    }
+
+    #[test]
+    fn what_is_salvaged_outlives_a_power_cut() {
+        assert_eq!(with_failures(&[]), (Ok(()), CONTENT.to_vec()));
+    }
+
+    #[test]
+    fn a_failed_flush_is_not_blamed_on_the_extent() {
+        assert_eq!(with_failures(&[1]), (Ok(()), CONTENT.to_vec()));
+    }
+
+    #[test]
+    fn an_extent_that_fails_by_itself_is_given_up() {
+        for failures in [&[0][..], &[1, 2]] {
+            assert!(matches!(with_failures(failures).0, Err(Refused::Extent(_))), "{failures:?}");
+        }
+    }
+
+    #[test]
+    fn a_spare_that_answers_nowhere_is_not_blamed() {
+        for failures in [&[0][..], &[1, 2]] {
+            let disk = TestDisk::new(256);
+            (0..256).for_each(|sector| disk.spoil(sector));
+            failures.iter().for_each(|nth| disk.plan(*nth, Trouble::Error(0)));
+            assert!(matches!(write_salvaged(&disk, extent(), &CONTENT), Err(Refused::Other(_))), "{failures:?}");
+        }
+    }
 }

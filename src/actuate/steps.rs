@@ -1,9 +1,9 @@
 //! Does the steps of a cure, one after the other, on the real (or simulated) world. The only code that
 //! writes to members; what it may do when is decided by the engine.
 
-use super::salvage::{answers_elsewhere, read_what_can_be_read};
+use super::salvage::{Refused, answers_elsewhere, read_what_can_be_read, write_salvaged};
 use super::spare_table::{CommitError, SpareTable};
-use crate::edge::{BlockIo, FenceId, IoError, Target, TargetFault};
+use crate::edge::{BlockIo, FenceId, Target, TargetFault};
 use crate::engine::{Outcome, Step};
 use crate::failpoint::reached;
 use crate::format::lost_mark;
@@ -102,15 +102,12 @@ impl Actuator {
             lost_mark::encode(&self.secret, *sector, &mut content[at..at + block]);
         }
         content.resize(spare_len(remap.main.len(), self.block).bytes() as usize, 0);
-        let spare = &self.spares[remap.spare as usize];
-        let spare_extent = remap.spare_extent();
-        let written = spare.io.write(remap.at, &content).inspect(|()| reached("salvage written"));
-        match written.and_then(|()| spare.io.flush()) {
-            Ok(()) => reached("salvage flushed"),
-            Err(IoError::Medium(error)) if answers_elsewhere(spare.io.as_ref(), spare_extent) => {
+        match write_salvaged(self.spares[remap.spare as usize].io.as_ref(), remap.spare_extent(), &content) {
+            Ok(()) => {}
+            Err(Refused::Extent(error)) => {
                 return Outcome::SpareFailed(format!("spare {} at sector {}: {error}", remap.spare, remap.at));
             }
-            Err(error) => {
+            Err(Refused::Other(error)) => {
                 return Outcome::Failed(format!("writing spare {} failed, which says nothing about it: {error}", remap.spare));
             }
         }

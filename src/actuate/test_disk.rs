@@ -74,6 +74,14 @@ impl TestDisk {
         state.trouble.clear();
     }
 
+    /// Power off and on; nothing that was not flushed arrives.
+    pub fn forget(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.cached.clear();
+        state.off = false;
+        state.trouble.clear();
+    }
+
     fn change(&self, at: Sector, buf: &[u8], through: bool) -> Result<(), IoError> {
         let mut state = self.state.lock().unwrap();
         if state.off {
