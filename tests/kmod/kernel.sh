@@ -10,11 +10,21 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 kind=$1
 case $kind in
-uml) arch="ARCH=um SUBARCH=x86_64" image=linux ;;
-smp) arch="ARCH=x86_64" image=bzImage ;;
+uml) arch="ARCH=um SUBARCH=x86_64" image=linux edit=xstate ;;
+smp) arch="ARCH=x86_64" image=bzImage edit= ;;
 *) echo "kernel.sh: '$kind' is neither uml nor smp" >&2; exit 1 ;;
 esac
 config=$here/$kind.config
+
+# User Mode Linux 6.1 keeps 2696 bytes of the extended registers of each of its
+# processes. A CPU with AMX has 11008, and its host refuses to set fewer. So many
+# lie on the stack that a signal handler runs on, too: uml.config makes that larger.
+fp_size=12288
+xstate() {
+	sed -i "s/DEFINE_LONGS(HOST_FP_SIZE, 2696)/DEFINE_LONGS(HOST_FP_SIZE, $fp_size)/" \
+		"$1/arch/x86/um/user-offsets.c"
+}
+
 cache=${RG_CACHE:-$HOME/.cache/remap-guardian}
 # The oldest that is there: setup installs that of the Debian release.
 package=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' 'linux-source-6.*' |
@@ -23,7 +33,7 @@ package=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' 'linux-source-6.*'
 tarball=/usr/src/$package.tar.xz
 
 version=$(dpkg-query -W -f '${Version}' "$package")
-key=$(printf '%s\n' "$version" | cat - "$config" | sha256sum | cut -c1-16)
+key=$(printf '%s\n' "$version" ${edit:+"$fp_size"} | cat - "$config" | sha256sum | cut -c1-16)
 tree=$cache/$kind-$key
 
 if [ ! -e "$tree/.built" ]; then
@@ -31,6 +41,7 @@ if [ ! -e "$tree/.built" ]; then
 	trap 'rm -rf "$work"' EXIT
 	mkdir -p "$work"
 	tar -C "$work" --strip-components=1 -xf "$tarball"
+	[ -z "$edit" ] || "$edit" "$work"
 	{
 		build="make -C $work $arch"
 		$build tinyconfig
