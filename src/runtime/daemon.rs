@@ -166,6 +166,8 @@ pub(super) struct Daemon {
     pub(super) unwritten: Unwritten,
     /// When the history is next looked at for what is too much or too old.
     pub(super) prune_due: Millis,
+    /// When systemd is told at the latest that the service has started; `None`: it was told.
+    pub(super) ready_due: Option<Millis>,
     /// Spares of which the store could not say what is free, and when it is asked again.
     pub(super) ask_again: BTreeMap<(SetId, u16), Millis>,
     pub(super) smart: inputs::Smart,
@@ -187,6 +189,10 @@ pub(super) fn uptime() -> Millis {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Millis(time.tv_sec.max(0) as u64 * 1_000 + time.tv_nsec.max(0) as u64 / 1_000_000)
 }
+
+/// How long the start of the service waits for the sets: whoever starts it expects that they are served then. But a disk that is
+/// late delays its own mount, not the whole boot.
+pub(super) const READY_MS: u64 = 5_000;
 
 /// How long after a failure the store is asked again.
 pub(super) const ASK_MS: u64 = 60_000;
@@ -234,16 +240,13 @@ pub async fn run(settings: Settings, early: bool) -> anyhow::Result<()> {
         unwritten: Unwritten::default(),
         // Not while the sets are being opened.
         prune_due: Millis(uptime().0 + 10 * 60_000),
+        ready_due: Some(Millis(uptime().0 + READY_MS)),
         ask_again: BTreeMap::new(),
         smart: inputs::Smart::default(),
         scrubs: BTreeMap::new(),
         settings,
     };
     daemon.look();
-    // Not after the look: a disk that is late delays its own mount, not the whole boot.
-    if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
-        tracing::debug!(%error, "systemd was not told");
-    }
     daemon.serve(&mut inputs, &mut reports).await?;
     // It has ended, or there would be reports.
     engine.join().map_err(|_| anyhow::anyhow!("the engine's thread has failed"))?;
@@ -319,8 +322,21 @@ impl Daemon {
         }
     }
 
+    /// Tells systemd, once, that the service has started.
+    pub(super) fn ready(&mut self) {
+        if self.ready_due.take().is_none() {
+            return;
+        }
+        if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+            tracing::debug!(%error, "systemd was not told");
+        }
+    }
+
     fn tick(&mut self) {
         let now = uptime();
+        if self.ready_due.is_some_and(|due| now >= due) {
+            self.ready();
+        }
         if self.absent_due.is_some_and(|due| now >= due) {
             self.absent_due = None;
             self.tell_of_absent();

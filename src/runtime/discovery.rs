@@ -77,6 +77,7 @@ impl Daemon {
         for (id, reason) in waiting {
             self.not_restored(id, reason);
         }
+        self.ready();
         let [now, next] = std::mem::take(&mut self.waiting_for_look);
         self.waiting_for_look[0] = next;
         for waiting in now {
