@@ -3,7 +3,7 @@
 
 use super::SpareTable;
 use super::steps::{FENCE_MS, OpenSpare};
-use crate::edge::{BlockIo, FenceId, FenceState, Target, TargetFault};
+use crate::edge::{BlockIo, Fence, FenceId, FenceState, Target, TargetFault};
 use crate::model::{Extent, Remap, Sector, SetDescription};
 use std::collections::BTreeMap;
 
@@ -72,16 +72,23 @@ fn reconcile(target: &dyn Target, truth: &[Remap], closed: bool) -> Result<Vec<S
         target.dump().map_err(text)?.into_iter().map(|remap| (remap.main.start(), remap)).collect();
     let known: BTreeMap<Sector, &Remap> = truth.iter().map(|remap| (remap.main.start(), remap)).collect();
     let same = |a: &Remap, b: &Remap| (a.main, a.spare, a.at) == (b.main, b.spare, b.at);
-    if let Some(stray) = live.values().find(|remap| !known.get(&remap.main.start()).is_some_and(|k| same(k, remap))) {
+    let fences = target.fences().map_err(text)?;
+    let sealed = |fence: &&Fence| matches!(fence.state, FenceState::Sealed | FenceState::Failed);
+    // A move on the spare is recorded first, under a seal. Without one a record has vanished.
+    let moving = |old: &Remap, new: &Remap| {
+        old.main == new.main && old.spare == new.spare && fences.iter().filter(sealed).any(|fence| fence.extent.covers(&old.main))
+    };
+    let fits = |remap: &Remap| known.get(&remap.main.start()).is_some_and(|k| same(k, remap) || moving(remap, k));
+    if let Some(stray) = live.values().find(|remap| !fits(remap)) {
         return Err(format!("the kernel maps main sectors {} to a place that no spare records", stray.main));
     }
-    let missing: Vec<Remap> = truth.iter().filter(|remap| !live.contains_key(&remap.main.start())).copied().collect();
+    let is_live = |remap: &&Remap| live.get(&remap.main.start()).is_some_and(|live| same(live, remap));
+    let missing: Vec<Remap> = truth.iter().filter(|remap| !is_live(remap)).copied().collect();
     if closed {
         target.load(&missing).map_err(text)?;
         return Ok(Vec::new());
     }
     let mut mended = Vec::new();
-    let fences = target.fences().map_err(text)?;
     for remap in &missing {
         let left = fences.iter().find(|fence| fence.extent.covers(&remap.main)).map(|fence| (fence.id, fence.state));
         let (fence, since) = match left {

@@ -7,7 +7,7 @@ use crate::edge::{BlockIo, FenceId, Target, TargetFault};
 use crate::engine::{Outcome, Step};
 use crate::failpoint::reached;
 use crate::format::lost_mark;
-use crate::model::{Extent, Remap, Secret, Sectors, SetDescription};
+use crate::model::{Extent, Member, Remap, Secret, Sector, Sectors, SetDescription};
 use crate::plan::spare_len;
 
 /// How long a fence, and after it a seal, may last: shorter than the longest hold, longer than a slow salvage should be, ms.
@@ -48,7 +48,7 @@ impl Actuator {
                 Ok(fence) => Outcome::Fenced(fence),
                 Err(fault) => failed("could not fence the range", &fault),
             },
-            Step::Salvage { fence, remap, medium, covered } => self.salvage(*fence, remap, *medium, covered),
+            Step::Salvage { fence, remap, from, medium, covered } => self.salvage(*fence, remap, from.as_ref(), *medium, covered),
             Step::Seal(fence) => match self.target.seal(*fence).inspect(|()| reached("sealed")) {
                 Ok(()) => Outcome::Sealed,
                 Err(fault) => failed("could not seal the fence", &fault),
@@ -82,23 +82,34 @@ impl Actuator {
 
     /// Copies what can be read of the fenced range to the spare, marks the rest lost, and flushes.
     ///
-    /// Sectors that a waiting write brings and that did not read are marked too, until it does bring them.
-    fn salvage(&mut self, fence: FenceId, remap: &Remap, medium: bool, covered: &[Extent]) -> Outcome {
+    /// Sectors that a waiting write brings and that did not read are marked too, until it does bring them. Lost marks that are read
+    /// from a spare stay what they are: a mark speaks of the sector on main.
+    fn salvage(&mut self, fence: FenceId, remap: &Remap, from: Option<&Remap>, medium: bool, covered: &[Extent]) -> Outcome {
         if let Err(fault) = self.target.await_drained(fence) {
             return failed("the fence was not drained in time", &fault);
         }
         reached("drained");
-        if !medium && !answers_elsewhere(self.main.as_ref(), remap.main) {
-            return Outcome::Failed("main does not answer elsewhere either: it is gone, not just bad here".into());
+        let (source, name, range) = match from {
+            None => (self.main.as_ref(), Member::Main, remap.main),
+            Some(old) => (self.spares[old.spare as usize].io.as_ref(), Member::Spare(old.spare), old.spare_extent()),
+        };
+        if !medium && !answers_elsewhere(source, range) {
+            return Outcome::Failed(format!("{name} does not answer elsewhere either: it is gone, not just bad here"));
         }
-        let found = match read_what_can_be_read(self.main.as_ref(), remap.main, self.block, covered) {
+        let there = |main: &Extent| moved(main, remap.main, range);
+        let covered: Vec<Extent> = covered.iter().filter_map(there).collect();
+        let mut found = match read_what_can_be_read(source, range, self.block, &covered) {
             Ok(found) => found,
-            Err(error) => return Outcome::Failed(format!("reading main failed, which says nothing about its content: {error}")),
+            Err(error) => {
+                return Outcome::Failed(format!("reading {name} failed, which says nothing about its content: {error}"));
+            }
         };
         let mut content = found.content;
         let block = self.main.logical_block() as usize;
-        for sector in found.lost.iter().chain(&found.unread) {
-            let at = Sectors(sector.0 - remap.main.start().0).bytes() as usize;
+        for sector in found.lost.iter_mut().chain(&mut found.unread) {
+            let offset = sector.0 - range.start().0;
+            *sector = Sector(remap.main.start().0 + offset);
+            let at = Sectors(offset).bytes() as usize;
             lost_mark::encode(&self.secret, *sector, &mut content[at..at + block]);
         }
         content.resize(spare_len(remap.main.len(), self.block).bytes() as usize, 0);
@@ -112,7 +123,7 @@ impl Actuator {
             }
         }
         let unread = Sectors::from_bytes((found.lost.len() + found.unread.len()) as u64 * block as u64);
-        let marked = unread.0 > 0;
+        let marked = unread.0 > 0 || from.is_some_and(|old| old.flags.marked);
         Outcome::Salvaged { saved: Sectors(remap.main.len().0 - unread.0), lost: found.lost, marked }
     }
 
@@ -156,6 +167,13 @@ impl Actuator {
             Err(fault) => failed("could not give up cleanly", &fault),
         }
     }
+}
+
+/// The part of `extent` that lies in `from`, where `to` has it.
+fn moved(extent: &Extent, from: Extent, to: Extent) -> Option<Extent> {
+    let (start, end) = (extent.start().max(from.start()), extent.end().min(from.end()));
+    let len = end.0.checked_sub(start.0)?;
+    Extent::new(Sector(to.start().0 + (start.0 - from.start().0)), Sectors(len)).ok()
 }
 
 fn failed(what: &str, fault: &TargetFault) -> Outcome {

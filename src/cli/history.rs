@@ -144,7 +144,7 @@ fn details(what: &What) -> Vec<String> {
     };
     match what {
         What::Adopted { mended, .. } => lines.extend(mended.iter().map(|line| format!("mended: {line}"))),
-        What::Remapped { lost, decision, evidence, .. } => {
+        What::Remapped { lost, decision, evidence, .. } | What::Relocated { lost, decision, evidence, .. } => {
             lines.push(format!("why: {} ({})", decision.reason, decision.rule));
             if !lost.is_empty() {
                 lines.push(format!("lost until written again: {}", list(lost)));

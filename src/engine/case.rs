@@ -22,7 +22,9 @@ pub enum Step {
         fence: FenceId,
         /// From where to where; `flags` and `seq` are filled in later.
         remap: Remap,
-        /// The kernel called it a medium error; of other errors it must be shown that main works elsewhere.
+        /// The remap that serves the range until then; without one main does.
+        from: Option<Remap>,
+        /// The kernel called it a medium error; of other errors it must be shown that the disk works elsewhere.
         medium: bool,
         /// Sectors that waiting writes bring: not read where that can be spared, a drive may need seconds to fail.
         covered: Vec<Extent>,
@@ -121,6 +123,8 @@ pub struct Case {
     pub stage: Stage,
     /// The remap being made.
     pub remap: Option<Remap>,
+    /// The live one that it replaces: its sectors of the spare went bad.
+    pub from: Option<Remap>,
     /// The fence around it.
     pub fence: Option<FenceId>,
     /// Result of the salvage.

@@ -56,10 +56,7 @@ impl SetState {
     pub(super) fn open_cases(&mut self, now: Millis, fault: Fault, next_case: &mut u64) -> Vec<Effect> {
         let block = self.desc.block();
         if fault.member != Member::Main {
-            // It is on the spare already; trying it again would only fail again.
-            let reason = format!("{}, which serves these sectors, failed", fault.member);
-            let decision = Decision { action: Action::Observe, rule: "target/spare".into(), reason };
-            return vec![self.open(now, fault, decision, None, next_case)];
+            return self.relocate(now, &fault, next_case);
         }
         if self.cures_under_way() >= MAX_CURES {
             self.waiting.push(fault);
@@ -72,7 +69,7 @@ impl SetState {
             Decision { action: Action::Remap, rule: "operator".into(), reason: "an operator asked for it".into() }
         };
         if decision.action != Action::Remap {
-            return vec![self.open(now, fault, decision, None, next_case)];
+            return vec![self.open(now, fault, decision, None, None, next_case)];
         }
         let longest = self.spares.iter().map(|spare| spare.reserve.longest()).max().unwrap_or_default();
         let mut parts = pieces(fault.extent, longest.min(spare_len(fault.extent.len(), block)), block);
@@ -91,7 +88,7 @@ impl SetState {
                 self.waiting.push(fault);
                 continue;
             }
-            effects.push(self.open(now, fault, decision.clone(), remap, next_case));
+            effects.push(self.open(now, fault, decision.clone(), remap, None, next_case));
         }
         effects.extend(self.refill(now));
         effects
@@ -121,6 +118,7 @@ impl SetState {
         fault: Fault,
         decision: Decision,
         remap: Option<Remap>,
+        from: Option<Remap>,
         next_case: &mut u64,
     ) -> Effect {
         let id = CaseId(*next_case);
@@ -133,8 +131,8 @@ impl SetState {
             }
             (Action::Observe, _) => (Stage::Releasing, Step::GiveUp { extent, fence: None }, Some(decision.reason.clone())),
         };
-        let case =
-            Case { id, fault, decision, stage, remap, fence: None, saved: Sectors(0), lost: Vec::new(), failure, tried_at: now };
+        let (fence, saved, lost, tried_at) = (None, Sectors(0), Vec::new(), now);
+        let case = Case { id, fault, decision, stage, remap, from, fence, saved, lost, failure, tried_at };
         self.cases.insert(id, case);
         Effect::Step { set: self.id(), case: id, step }
     }
@@ -189,7 +187,10 @@ impl SetState {
         let (set, id) = (self.id(), case.id);
         let extent =
             Extent::new(failed.at, spare_len(failed.main.len(), self.desc.block())).expect("it was taken from the reserve");
-        case.remap = self.take_spare(failed.main);
+        case.remap = match case.from {
+            Some(from) => self.take_of(from.spare, from.main),
+            None => self.take_spare(failed.main),
+        };
         let step = match case.remap {
             Some(remap) => salvage(&case, fence, remap),
             None => {
@@ -225,24 +226,24 @@ impl SetState {
                 let brought =
                     |sector: &Sector| !case.fault.late && case.fault.covered.iter().any(|extent| extent.contains(*sector));
                 let lost = case.lost.iter().filter(|sector| !brought(sector)).copied().collect();
+                if let Some(from) = &case.from {
+                    self.remove(from);
+                }
                 self.insert(remap);
                 self.spent.push_back((now, spare_len(remap.main.len(), self.desc.block()).0 / self.desc.block().0));
-                let what = What::Remapped {
-                    remap,
-                    saved: case.saved,
-                    lost,
-                    decision: case.decision,
-                    class: case.fault.class,
-                    took_ms: now.0.saturating_sub(case.fault.at.0),
-                    evidence,
+                let (saved, decision, class) = (case.saved, case.decision, case.fault.class);
+                let took_ms = now.0.saturating_sub(case.fault.at.0);
+                let what = match case.from {
+                    None => What::Remapped { remap, saved, lost, decision, class, took_ms, evidence },
+                    Some(from) => What::Relocated { remap, from: from.at, saved, lost, decision, class, took_ms, evidence },
                 };
                 // History first: the mark is made durable, and with it what came before. A remap that the next run finds unmarked
                 // it tells of; one that is marked but in no entry, nobody would.
-                let mut effects = vec![
-                    Effect::Record(self.entry(now, what)),
-                    Effect::MarkInUse { set: self.id(), remap },
-                    Effect::SampleSmart { set: self.id() },
-                ];
+                let set = self.id();
+                let mut effects = vec![Effect::Record(self.entry(now, what))];
+                let left = case.from.map(|from| Effect::MarkBad { set, spare: from.spare, extent: from.spare_extent() });
+                effects.extend(left);
+                effects.extend([Effect::MarkInUse { set, remap }, Effect::SampleSmart { set }]);
                 effects.extend(self.usage_alert(now, remap.spare));
                 effects.extend(self.refill(now));
                 effects
@@ -329,5 +330,6 @@ fn next_step(case: &mut Case, outcome: Outcome, now: Millis) -> Next {
 
 fn salvage(case: &Case, fence: FenceId, remap: Remap) -> Step {
     let covered = case.fault.covered.iter().filter(|extent| extent.overlaps(&remap.main)).copied().collect();
-    Step::Salvage { fence, remap, medium: case.fault.class == ErrorClass::Medium, covered }
+    let from = case.from;
+    Step::Salvage { fence, remap, from, medium: case.fault.class == ErrorClass::Medium, covered }
 }

@@ -4,6 +4,7 @@
 mod case;
 mod cure;
 mod observe;
+mod relocate;
 mod set;
 mod status;
 mod storm;

@@ -26,12 +26,14 @@ impl SetState {
     pub(super) fn on_failed(&mut self, now: Millis, failed: Failed, next_case: &mut u64) -> Vec<Effect> {
         if !is_unreadable(&failed) {
             self.counters.other_errors += failed.count;
+            let mut effects = Vec::new();
             let kind = (failed.error.member, failed.error.op.word(), failed.error.class.word());
-            if self.quiet.get(&kind).is_some_and(|until| now < *until) {
-                return Vec::new();
+            if self.quiet.get(&kind).is_none_or(|until| *until <= now) {
+                self.quiet.insert(kind, Millis(now.0 + STORM_QUIET_MS));
+                effects.push(Effect::Record(self.error_entry(now, &failed, Vec::new())));
             }
-            self.quiet.insert(kind, Millis(now.0 + STORM_QUIET_MS));
-            return vec![Effect::Record(self.error_entry(now, &failed, Vec::new()))];
+            effects.extend(self.on_spare_error(now, &failed.error, failed.extent, next_case));
+            return effects;
         }
         self.counters.read_errors += failed.count;
         let Some(extent) = failed.extent else { return Vec::new() };
@@ -47,6 +49,23 @@ impl SetState {
             reason: "a failed read is recorded; the sectors heal when they are next written".into(),
         };
         self.look_closer(now, extent, failed.error.class, decision, next_case)
+    }
+
+    /// Sectors of a spare failed that serve main.
+    fn on_spare_error(&mut self, now: Millis, error: &TargetError, extent: Option<Extent>, next_case: &mut u64) -> Vec<Effect> {
+        let Some(extent) = extent.filter(|_| error.class.may_be_medium() && !self.is_stale(error)) else { return Vec::new() };
+        let fault = Fault {
+            set: self.id(),
+            member: error.member,
+            op: error.op,
+            extent,
+            class: error.class,
+            held: false,
+            covered: Vec::new(),
+            late: false,
+            at: Millis(now.0.saturating_sub(error.age_ms)),
+        };
+        self.relocate(now, &fault, next_case)
     }
 
     /// A scrub found a block that does not read. On main it is looked at more closely.
@@ -65,7 +84,12 @@ impl SetState {
         let (op, class, unreadable, meaning) = (Op::Read, ErrorClass::Medium, Vec::new(), meaning.into());
         let evidence = self.evidence(now, &extent);
         let what = What::Error { member, op, extent: Some(extent), class, unreadable, meaning, evidence };
-        vec![Effect::Record(self.entry(now, what))]
+        let mut effects = vec![Effect::Record(self.entry(now, what))];
+        let covered = Vec::new();
+        let fault =
+            Fault { set: self.id(), member, op, extent, class: ErrorClass::Ioerr, held: false, covered, late: false, at: now };
+        effects.extend(self.relocate(now, &fault, next_case));
+        effects
     }
 
     /// Has the sectors found that do not read, unless a case is about them already.
@@ -100,6 +124,7 @@ impl SetState {
             decision,
             stage: Stage::Probing,
             remap: None,
+            from: None,
             fence: None,
             saved: Sectors(0),
             lost: Vec::new(),

@@ -3,7 +3,9 @@
 use super::case::{Case, CaseId, Stage, Step};
 use super::storm::{Change, Storm};
 use super::{Effect, Event};
-use crate::model::{Entry, ErrorClass, Extent, Fault, Member, Millis, Op, Remap, Sector, Sectors, SetDescription, SetId, What};
+use crate::model::{
+    Entry, ErrorClass, Extent, Fault, Member, Millis, Op, Remap, Sector, Sectors, SetDescription, SetId, TargetErrorKind, What,
+};
 use crate::plan::{Reserve, scrub, spare_len};
 use crate::policy::{Ledger, Policy};
 use crate::triage::{not_the_medium, triage, whole_blocks};
@@ -151,8 +153,12 @@ impl SetState {
         match event {
             Event::Errors { records, missed, .. } => {
                 self.counters.missed += missed;
+                let (stale, records): (Vec<_>, Vec<_>) =
+                    records.into_iter().partition(|r| r.kind == TargetErrorKind::Held && self.is_stale(r));
                 let found = triage(self.id(), &records, self.desc.block(), self.desc.main.sectors, now);
-                let mut effects = Vec::new();
+                // What waits there goes on where its sectors are served by now, or tells of itself anew.
+                let waits = stale.iter().filter_map(|record| record.main);
+                let mut effects: Vec<Effect> = waits.map(|extent| Effect::Retry { set: self.id(), extent }).collect();
                 let began = self.storm.count(now, not_the_medium(&records), self.policy.storm.errors_per_minute);
                 effects.extend(began.map(|change| self.storm_alert(now, change)));
                 if missed > 0 {
@@ -266,6 +272,18 @@ impl SetState {
         assert!(!self.remap_over(&remap.main), "two remaps of one main sector: {remap:?}");
         self.spares[remap.spare as usize].in_use.0 += remap.main.len().0;
         self.remaps.insert(remap.main.start(), remap);
+    }
+
+    pub(super) fn remove(&mut self, remap: &Remap) {
+        let gone = self.remaps.remove(&remap.main.start());
+        assert!(gone.is_some_and(|gone| gone == *remap), "{remap:?} is not live");
+        self.spares[remap.spare as usize].in_use.0 -= remap.main.len().0;
+    }
+
+    /// The remap that serves a main sector.
+    pub(super) fn remap_at(&self, main: Sector) -> Option<&Remap> {
+        let (_, remap) = self.remaps.range(..=main).next_back()?;
+        remap.main.contains(main).then_some(remap)
     }
 
     pub(super) fn remap_over(&self, extent: &Extent) -> bool {

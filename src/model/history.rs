@@ -77,6 +77,25 @@ pub enum What {
         /// Evidence lines: kernel log, earlier read errors, SMART.
         evidence: Vec<String>,
     },
+    /// Sectors of a spare that served main went bad, and what they held moved to others of it.
+    Relocated {
+        /// The remap that serves main now.
+        remap: Remap,
+        /// First sector on the spare that served it before; it is never used again.
+        from: Sector,
+        /// Sectors whose content was saved from there, lost marks of earlier losses among them.
+        saved: Sectors,
+        /// Sectors that could not be read there and are marked lost.
+        lost: Vec<Sector>,
+        /// Policy's answer.
+        decision: Decision,
+        /// Error class.
+        class: ErrorClass,
+        /// From the first record to the live remap, ms.
+        took_ms: u64,
+        /// Evidence lines.
+        evidence: Vec<String>,
+    },
     /// A cure was given up; the application got the error it would have got without us.
     NotRemapped {
         /// The block on main.

@@ -1,6 +1,6 @@
 //! History for people: each entry as one sentence, the same in the log and on the command line.
 
-use super::{ErrorClass, ScrubSummary, What};
+use super::{ErrorClass, Remap, ScrubSummary, Sector, Sectors, What};
 
 impl What {
     /// What happened, in one sentence.
@@ -20,13 +20,7 @@ impl What {
             What::Forgotten { wiped } if wiped.is_empty() => "forgotten on request: none of its spares was attached".into(),
             What::Forgotten { wiped } => format!("forgotten on request: no spares any more: {}", wiped.join(", ")),
             What::Remapped { remap, saved, lost, class, took_ms, decision, .. } => {
-                let brought = remap.main.len().0.saturating_sub(saved.0 + lost.len() as u64);
-                let kept = match (saved.0, lost.len(), brought) {
-                    (_, 0, 0) => "everything on it was saved".to_string(),
-                    (0, 0, _) => "the write brought all of it".to_string(),
-                    (saved, 0, _) => format!("the write brought some of it, the other {saved} sectors were saved"),
-                    (saved, lost, _) => format!("{saved} sectors were saved, {lost} were lost"),
-                };
+                let kept = kept(remap, *saved, lost);
                 let cause = match class {
                     ErrorClass::Other => "on request".into(),
                     _ if decision.rule.ends_with("/read_error.action") => "because it did not read".into(),
@@ -34,6 +28,13 @@ impl What {
                 };
                 format!(
                     "healed: sectors {} moved to spare {} at {} {cause}, in {took_ms} ms; {kept}",
+                    remap.main, remap.spare, remap.at
+                )
+            }
+            What::Relocated { remap, from, saved, lost, took_ms, .. } => {
+                let kept = kept(remap, *saved, lost);
+                format!(
+                    "healed: sectors {} moved on spare {} from {from}, which failed, to {} in {took_ms} ms; {kept}",
                     remap.main, remap.spare, remap.at
                 )
             }
@@ -57,5 +58,16 @@ impl What {
             }
             What::Alert { message } => format!("ALERT: {message}"),
         }
+    }
+}
+
+/// What became of the content of a block that moved.
+fn kept(remap: &Remap, saved: Sectors, lost: &[Sector]) -> String {
+    let brought = remap.main.len().0.saturating_sub(saved.0 + lost.len() as u64);
+    match (saved.0, lost.len(), brought) {
+        (_, 0, 0) => "everything on it was saved".to_string(),
+        (0, 0, _) => "the write brought all of it".to_string(),
+        (saved, 0, _) => format!("the write brought some of it, the other {saved} sectors were saved"),
+        (saved, lost, _) => format!("{saved} sectors were saved, {lost} were lost"),
     }
 }

@@ -255,14 +255,22 @@ impl Daemon {
         }
     }
 
-    /// S7: main's medium, or an operator, is why spare space is spent.
+    /// S7: main's medium, that of the spare which served it, or an operator, is why spare space is spent.
     fn check_spent(&self, remap: &Remap) {
         let mut machine = self.shared.lock();
-        let bad = machine.drives[0].ever_unwritable.range(remap.main.start().0..remap.main.end().0).next().is_some();
+        let unwritable = |drive: usize, extent: Extent| {
+            machine.drives[drive].ever_unwritable.range(extent.start().0..extent.end().0).next().is_some()
+        };
+        let was = |old: &Remap| old.main == remap.main && unwritable(usize::from(old.spare) + 1, old.spare_extent());
+        let bad = unwritable(0, remap.main) || machine.left.iter().any(was);
+        let moved = machine.left.iter().any(|old| old.main == remap.main);
         if !bad && !machine.asked.iter().any(|asked| asked.overlaps(&remap.main)) {
             machine.violated(format!("S7: main {} never was bad, and was moved", remap.main));
         }
         machine.coverage.count("remap", if remap.flags.marked { "live with lost sectors" } else { "live" });
+        if moved {
+            machine.coverage.count("remap", "moved on its spare");
+        }
     }
 
     /// S7: the spare's medium is why spare space is given up.

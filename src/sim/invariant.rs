@@ -24,6 +24,8 @@ impl Machine {
         let key = |remap: &Remap| (remap.main, remap.spare, remap.at);
         for remap in &live {
             match recorded.iter().find(|record| key(record) == key(remap)) {
+                // Nothing reaches the old place of a move whose record is there: its range is sealed.
+                None if recorded.iter().any(|record| record.main == remap.main) && kernel.is_sealed(remap.main) => {}
                 None => return self.violated(format!("S3: main {} is mapped and no medium records it", remap.main)),
                 Some(record) if record.flags.marked && !remap.flags.marked => {
                     return self.violated(format!("main {} may hold lost marks and is not flagged", remap.main));
@@ -31,13 +33,19 @@ impl Machine {
                 Some(_) => {}
             }
         }
-        if let Some(gone) = self.mapped.iter().find(|old| !recorded.iter().any(|record| key(record) == key(old))) {
+        let stands = |old: &Remap| recorded.iter().any(|r| key(r) == key(old) || (r.main == old.main && r.seq > old.seq));
+        if let Some(gone) = self.mapped.iter().find(|old| !stands(old)) {
             return self.violated(format!("the remap of main {} was live and is not recorded any more", gone.main));
         }
         for remap in live {
-            if !self.mapped.iter().any(|old| key(old) == key(&remap)) {
-                self.mapped.push(remap);
+            if self.mapped.iter().any(|old| key(old) == key(&remap)) {
+                continue;
             }
+            let (left, stay) = std::mem::take(&mut self.mapped).into_iter().partition(|old| old.main == remap.main);
+            self.mapped = stay;
+            self.left.extend::<Vec<Remap>>(left);
+            self.mapped.push(remap);
+            self.spare_unreadable(&remap);
         }
     }
 

@@ -201,6 +201,12 @@ impl Kernel {
     }
 
     /// Whether a live remap covers `sector`.
+    /// Whether no I/O reaches any of these sectors until an outcome.
+    pub fn is_sealed(&self, extent: Extent) -> bool {
+        let sealed = |state| matches!(state, FenceState::Sealed | FenceState::Failed);
+        self.fences.iter().any(|fence| sealed(fence.state) && fence.extent.covers(&extent))
+    }
+
     pub fn maps(&self, sector: u64) -> bool {
         self.find(sector).is_some()
     }

@@ -63,8 +63,10 @@ pub(super) struct Machine {
     pub doing: &'static str,
     /// What an operator asked to have moved.
     pub asked: Vec<Extent>,
-    /// Remaps that were ever live: they must stay so.
+    /// Remaps that were ever live: they must stay so, or be replaced.
     pub mapped: Vec<Remap>,
+    /// Those that were replaced.
+    pub left: Vec<Remap>,
     pub violation: Option<String>,
     /// Applications get turns between the daemon's actions.
     pub lively: bool,
@@ -89,6 +91,7 @@ impl Machine {
             doing: "nothing",
             asked: Vec::new(),
             mapped: Vec::new(),
+            left: Vec::new(),
             violation: None,
             lively: true,
             log: VecDeque::new(),
@@ -213,6 +216,18 @@ impl Machine {
             let mapped = &self.mapped;
             self.oracle.unreadable(sectors.filter(|sector| !maps(mapped, *sector)));
         }
+        if drive > 0 {
+            let served = self.mapped.iter().filter(|remap| usize::from(remap.spare) + 1 == drive).copied();
+            served.collect::<Vec<_>>().iter().for_each(|remap| self.spare_unreadable(remap));
+        }
+    }
+
+    /// What a spare does not give back of a remap is lost if it moves.
+    pub fn spare_unreadable(&mut self, remap: &Remap) {
+        let disk = &self.drives[usize::from(remap.spare) + 1].disk;
+        let (main, at) = (remap.main.start().0, remap.at.0);
+        let bad = (0..remap.main.len().0).filter(|offset| disk.is_faulty(at + offset..at + offset + 1, false));
+        self.oracle.unreadable(bad.map(|offset| main + offset));
     }
 
     pub fn storm(&mut self, drive: usize, kind: ErrorKind, ms: u64) {

@@ -46,7 +46,10 @@ impl SimTarget {
                 kernel.now = now;
                 kernel.check_owner(instance, token).and_then(|()| change(kernel, drives))
             });
-            if machine.kernel.as_ref().is_some_and(|kernel| kernel.table.len() != machine.mapped.len()) {
+            let (kernel, mapped) = (&machine.kernel, &machine.mapped);
+            let known =
+                |remap: &Remap| mapped.iter().any(|old| (old.main, old.spare, old.at) == (remap.main, remap.spare, remap.at));
+            if kernel.as_ref().is_some_and(|kernel| kernel.table.len() != mapped.len() || !kernel.table.values().all(known)) {
                 machine.check_kernel();
             }
             let answer = answer.unwrap_or_else(|| Err(TargetFault::Gone("ENXIO".into())));

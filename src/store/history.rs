@@ -139,7 +139,7 @@ impl Trees {
             oldest.anchor.last = stamp;
             oldest.anchor.hash = Record::read(&value).map_or(chain::START, |record| record.own);
             if let Some(entry) = self.read_entry(&key, &value, Millis(0)) {
-                if let What::Remapped { remap, .. } = entry.what {
+                if let What::Remapped { remap, .. } | What::Relocated { remap, .. } = entry.what {
                     oldest.remaps.push((entry.set, remap));
                 }
                 let of_set = oldest.sets.entry(entry.set).or_insert((entry.name.clone(), stamp, stamp, 0));
@@ -163,7 +163,9 @@ impl Trees {
             let number = &key[key.len().saturating_sub(8)..];
             let Some(value) = self.history.get(number).map_err(|error| self.failed(error))? else { continue };
             match self.read_entry(number, &value, Millis(0)) {
-                Some(Entry { set: of, what: What::Remapped { remap, .. }, .. }) if of == set => told.push(remap),
+                Some(Entry { set: of, what: What::Remapped { remap, .. } | What::Relocated { remap, .. }, .. }) if of == set => {
+                    told.push(remap);
+                }
                 _ => {}
             }
         }

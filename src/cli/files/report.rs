@@ -142,7 +142,7 @@ pub fn happenings<'a>(path: &'a Path, set: &'a str, map: &FileMap, entry: &Entry
             runs(unreadable).into_iter().for_each(|sectors| add(sectors, Happening::Bad, sentence.clone()));
         }
         What::NotRemapped { extent, .. } => add(*extent, Happening::Bad, sentence),
-        What::Remapped { remap, lost, .. } => {
+        What::Remapped { remap, lost, .. } | What::Relocated { remap, lost, .. } => {
             add(remap.main, Happening::Healed, sentence);
             for sectors in runs(lost) {
                 add(sectors, Happening::Bad, format!("sectors {sectors} are lost until they are written again"));
