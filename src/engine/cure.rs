@@ -206,7 +206,7 @@ impl SetState {
 
     /// A case is over: remember and record.
     pub(super) fn end(&mut self, now: Millis, case: Case) -> Vec<Effect> {
-        let mut evidence = self.evidence(now, &case.fault.extent);
+        let mut evidence = self.evidence(now, case.fault.member, &case.fault.extent);
         if self.read_errors.range(case.fault.extent.start()..case.fault.extent.end()).next().is_some() {
             evidence.push("an earlier read of these sectors failed".into());
         }

@@ -82,7 +82,7 @@ impl SetState {
         let meaning =
             "a scrub found it: sectors that a spare serves do not read there any more; they heal when they are next written";
         let (op, class, unreadable, meaning) = (Op::Read, ErrorClass::Medium, Vec::new(), meaning.into());
-        let evidence = self.evidence(now, &extent);
+        let evidence = self.evidence(now, member, &extent);
         let what = What::Error { member, op, extent: Some(extent), class, unreadable, meaning, evidence };
         let mut effects = vec![Effect::Record(self.entry(now, what))];
         let covered = Vec::new();
@@ -171,7 +171,7 @@ impl SetState {
             },
         };
         let reason = format!("the waiting write got its {class} error");
-        let evidence = self.evidence(now, &extent);
+        let evidence = self.evidence(now, error.member, &extent);
         vec![Effect::Record(self.entry(now, What::NotRemapped { extent, decision, reason, evidence }))]
     }
 
@@ -179,7 +179,7 @@ impl SetState {
     pub(super) fn found_entry(&self, now: Millis, case: &Case) -> Entry {
         let Fault { member, op, extent, class, .. } = case.fault;
         let meaning = "a scrub found it before an application did; the sectors heal when they are next written".into();
-        let (unreadable, evidence) = (case.lost.clone(), self.evidence(now, &extent));
+        let (unreadable, evidence) = (case.lost.clone(), self.evidence(now, member, &extent));
         self.entry(now, What::Error { member, op, extent: Some(extent), class, unreadable, meaning, evidence })
     }
 
@@ -192,13 +192,13 @@ impl SetState {
             (_, false) => format!("a {} error says nothing about the medium: no spare is spent on it", error.class),
             (op, true) => format!("the failed {op} was passed to the application"),
         };
-        let evidence = failed.extent.map(|extent| self.evidence(now, &extent)).unwrap_or_default();
+        let evidence = failed.extent.map(|extent| self.evidence(now, error.member, &extent)).unwrap_or_default();
         let (member, op, class) = (error.member, error.op, error.class);
         self.entry(now, What::Error { member, op, extent: failed.extent, class, unreadable, meaning, evidence })
     }
 
-    /// What other sources said about these sectors lately, and the members' last SMART samples.
-    pub(super) fn evidence(&self, now: Millis, extent: &Extent) -> Vec<String> {
+    /// What other sources said about these sectors lately, and the last SMART sample of the disk that failed.
+    pub(super) fn evidence(&self, now: Millis, member: Member, extent: &Extent) -> Vec<String> {
         let recent = self.notes.iter().filter(|note| now.0 < note.at.0 + 60_000);
         let fitting = recent.filter(|note| note.sector.is_some_and(|sector| extent.contains(sector)));
         let mut lines: Vec<String> = fitting.map(|note| note.text.clone()).collect();
@@ -206,7 +206,7 @@ impl SetState {
         lines.reverse();
         lines.truncate(3);
         lines.reverse();
-        lines.extend(self.smart.get(&Member::Main).cloned());
+        lines.extend(self.smart.get(&member).cloned());
         lines
     }
 }

@@ -150,3 +150,107 @@ fn a_storm_stops_spending_and_says_so() {
     let cured = engine.apply(Millis(60_100), told(66, TargetErrorKind::Held));
     assert!(matches!(steps(&cured)[..], [Step::Fence(_)]), "{cured:?}");
 }
+
+/// A block of main is served by the spare at 88, and there is more verified space.
+fn served() -> Engine {
+    let mut engine = engine(Policy::test_balanced());
+    let ready = vec![Extent::new(Sector(88), Sectors(64)).unwrap()];
+    engine.apply(Millis(1), Event::Reserved { set: SET, spare: 0, extents: ready, free: Sectors(1000), untried: Sectors(0) });
+    let effects = engine.apply(Millis(2), told(1, TargetErrorKind::Held));
+    move_to_the_end(&mut engine, &effects);
+    assert_eq!(places(&engine), [(80, 88)]);
+    engine
+}
+
+/// Lets the first case of these effects go through all its steps. What comes at the end.
+fn move_to_the_end(engine: &mut Engine, effects: &[Effect]) -> Vec<Effect> {
+    let started = effects.iter().find_map(|effect| match effect {
+        Effect::Step { case, step: Step::Fence(_), .. } => Some(*case),
+        _ => None,
+    });
+    let case = started.unwrap_or_else(|| panic!("nothing moves: {effects:?}"));
+    let mut done = |outcome| engine.apply(Millis(3), Event::Done { set: SET, case, outcome });
+    done(Outcome::Fenced(1));
+    done(Outcome::Salvaged { saved: Sectors(8), lost: Vec::new(), marked: false });
+    let effects = done(Outcome::Sealed);
+    let [Effect::Step { step: Step::Commit(remap), .. }] = effects[..] else { panic!("{effects:?}") };
+    done(Outcome::Committed(Remap { seq: 1 + remap.at.0, ..remap }));
+    done(Outcome::Live)
+}
+
+fn places(engine: &Engine) -> Vec<(u64, u64)> {
+    engine.set(SET).unwrap().remaps().map(|remap| (remap.main.start().0, remap.at.0)).collect()
+}
+
+fn on_the_spare(seq: u64, kind: TargetErrorKind, op: Op, at: u64) -> Event {
+    let mut event = told(seq, kind);
+    if let Event::Errors { records, .. } = &mut event {
+        (records[0].member, records[0].member_sector, records[0].op) = (Member::Spare(0), Sector(at), op);
+    }
+    event
+}
+
+#[test]
+fn what_a_spare_does_not_take_moves_on_it_and_the_old_place_is_given_up() {
+    let mut engine = served();
+    let effects = engine.apply(Millis(10), on_the_spare(2, TargetErrorKind::Failed, Op::Write, 88));
+    assert!(matches!(recorded(&effects)[..], [What::Error { member: Member::Spare(0), .. }]), "{effects:?}");
+    let ended = move_to_the_end(&mut engine, &effects);
+    assert_eq!(places(&engine), [(80, 96)]);
+    let [What::Relocated { from: Sector(88), .. }] = recorded(&ended)[..] else { panic!("{ended:?}") };
+    let given_up = |effect: &Effect| matches!(effect, Effect::MarkBad { spare: 0, extent, .. } if extent.start() == Sector(88));
+    assert!(ended.iter().any(given_up), "{ended:?}");
+}
+
+#[test]
+fn a_write_that_waits_for_a_spare_that_failed_is_cured() {
+    let mut engine = served();
+    let effects = engine.apply(Millis(10), on_the_spare(2, TargetErrorKind::Held, Op::Write, 88));
+    let ended = move_to_the_end(&mut engine, &effects);
+    assert!(matches!(recorded(&ended)[..], [What::Relocated { .. }]), "{ended:?}");
+}
+
+#[test]
+fn what_was_told_of_an_old_place_moves_nothing() {
+    let mut engine = served();
+    let effects = engine.apply(Millis(10), on_the_spare(2, TargetErrorKind::Held, Op::Write, 200));
+    assert!(matches!(effects[..], [Effect::Retry { .. }]), "{effects:?}");
+    let effects = engine.apply(Millis(11), on_the_spare(3, TargetErrorKind::Failed, Op::Write, 200));
+    assert!(matches!(effects[..], [Effect::Record(_)]), "{effects:?}");
+}
+
+#[test]
+fn a_spare_whose_sectors_do_not_read_keeps_them_unless_the_policy_moves_such() {
+    let read = |policy: Policy| {
+        let mut engine = served();
+        engine.apply(Millis(9), Event::Policy { set: SET, policy: Box::new(policy) });
+        let effects = engine.apply(Millis(10), on_the_spare(2, TargetErrorKind::Failed, Op::Read, 88));
+        effects.iter().any(|effect| matches!(effect, Effect::Step { step: Step::Fence(_), .. }))
+    };
+    assert!(!read(Policy::test_balanced()));
+    assert!(read(Policy { read_error: crate::policy::ReadError { action: Action::Remap }, ..Policy::test_balanced() }));
+}
+
+#[test]
+fn without_other_space_of_that_spare_the_write_gets_its_error_with_the_reason() {
+    let mut engine = served();
+    let extent = Extent::new(Sector(80), Sectors(8)).unwrap();
+    let set = engine.set(SET).unwrap();
+    assert!(set.remaps().all(|remap| remap.main == extent));
+    // All that is ready goes to other blocks.
+    for at in 0..7 {
+        let effects =
+            engine.apply(Millis(4), Event::Asked { set: SET, extent: Extent::new(Sector(800 + at * 8), Sectors(8)).unwrap() });
+        move_to_the_end(&mut engine, &effects);
+    }
+    let effects = engine.apply(Millis(10), on_the_spare(2, TargetErrorKind::Held, Op::Write, 88));
+    let given_up = effects.iter().find_map(|effect| match effect {
+        Effect::Step { case, step: Step::GiveUp { .. }, .. } => Some(*case),
+        _ => None,
+    });
+    let case = given_up.unwrap_or_else(|| panic!("{effects:?}"));
+    let effects = engine.apply(Millis(11), Event::Done { set: SET, case, outcome: Outcome::Released });
+    let [What::NotRemapped { decision, .. }] = recorded(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(decision.rule, "target/spare");
+    assert!(places(&engine).contains(&(80, 88)));
+}

@@ -70,7 +70,11 @@ pub const RULES: [Rule; 12] = [
         meaning: "the kernel holds a failed write for a bounded time (hold_ms in the settings), and only while it hears of the daemon \
                   (lease_ms); no cure was ready in time, so the application got its error",
     },
-    Rule { name: "target/spare", key: None, meaning: "the sectors are on a spare already, and it was the spare that failed" },
+    Rule {
+        name: "target/spare",
+        key: None,
+        meaning: "the sectors are on a spare already, it was the spare that failed, and it has no other verified space ready",
+    },
 ];
 
 impl Rule {

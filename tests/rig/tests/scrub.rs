@@ -1,5 +1,5 @@
 //! `remap-guardian scrub`: what does not read is found before an application meets it, on main and on the spare; a scrub outlives the
-//! daemon and a reboot, and a disk that is away says nothing about its sectors. Needs what `make stage` leaves, in the folder that
+//! daemon and a reboot, and a disk that is away says nothing about its sectors. What a spare does not read or take moves on it. Needs what `make stage` leaves, in the folder that
 //! RIG_PAYLOAD names.
 
 use std::thread::sleep;
@@ -33,7 +33,8 @@ fn a_scrub_finds_what_does_not_read() -> Result<()> {
     trial.goes_on()?;
     trial.stops()?;
     trial.disk_away()?;
-    trial.moves_what_does_not_read()
+    trial.moves_what_does_not_read()?;
+    trial.moves_on_the_spare()
 }
 
 impl Trial {
@@ -186,6 +187,58 @@ impl Trial {
         self.vm.ok("dd if=/run/block of=/dev/mapper/data bs=512 seek=20003 skip=3 count=1 oflag=direct status=none")?;
         self.vm.ok("dd if=/dev/mapper/data bs=4k skip=2500 count=1 iflag=direct status=none | cmp - /run/block")?;
         Ok(())
+    }
+
+    /// Sectors of the spare that serve main go bad: what they held moves to others of it, also across a reboot.
+    fn moves_on_the_spare(&mut self) -> Result<()> {
+        let block = MOVED / 8;
+        let write =
+            format!("dd if=/run/block of=/dev/mapper/data bs=4k seek={block} count=1 oflag=direct conv=fsync status=none");
+        let reads = format!("dd if=/dev/mapper/data bs=4k skip={block} count=1 iflag=direct status=none | cmp - /run/block");
+        self.vm.ok(&format!("cp /run/block /root/block && {write} && {reads}"))?;
+        let first = self.place()?;
+        self.vm.sim("sc-spare").inject(Fault::dead(first..first + 8));
+        ensure!(!self.vm.run(&write)?.success(), "a spare that failed took a write");
+        let second = self.moves_from(first)?;
+        // Everything there is lost until it is written.
+        ensure!(!self.vm.run(&reads)?.success(), "lost sectors read");
+        self.vm.ok(&format!("{write} && {reads}"))?;
+        self.vm.sim("sc-spare").inject(Fault::unreadable(second + 3..second + 4));
+        ensure!(!self.vm.run(&reads)?.success(), "an unreadable sector reads");
+        let third = self.moves_from(second)?;
+        let sector = |n: u64| format!("dd if=/dev/mapper/data bs=512 skip={} count=1 iflag=direct status=none", MOVED + n);
+        let same = |n: u64| format!("{} | cmp - <(dd if=/run/block bs=512 skip={n} count=1 status=none)", sector(n));
+        self.vm.ok("sync")?;
+        self.vm.power_cut(7)?;
+        self.vm.ok("for i in {1..50}; do remap-guardian status data >/dev/null && exit; sleep 0.2; done; exit 1")?;
+        ensure!(self.place()? == third, "it is elsewhere after a reboot");
+        self.vm.ok("dd if=/dev/urandom of=/run/other bs=512 count=1 status=none")?;
+        ensure!(!self.vm.run(&sector(3))?.success(), "the lost sector reads");
+        self.vm
+            .ok(&format!("dd if=/run/other of=/dev/mapper/data bs=512 seek={} count=1 oflag=direct status=none", MOVED + 3))?;
+        self.vm.ok(&format!("{} | cmp - /run/other", sector(3)))?;
+        for n in [0, 1, 2, 4, 5, 6, 7] {
+            self.vm.ok(&same(n).replace("/run/block", "/root/block"))?;
+        }
+        println!("{}", self.vm.ok("remap-guardian history data | tail -n 20; remap-guardian status data")?);
+        Ok(())
+    }
+
+    /// Where the spare serves [`MOVED`].
+    fn place(&mut self) -> Result<u64> {
+        let status: Value = serde_json::from_str(&self.vm.ok("remap-guardian status data --json")?)?;
+        let remaps = status["sets"][0]["status"]["remaps"].as_array().context("no remaps")?.clone();
+        let remap = remaps.iter().find(|remap| remap["main"]["start"] == MOVED);
+        remap.and_then(|remap| remap["at"].as_u64()).with_context(|| format!("no remap of {MOVED}: {status}"))
+    }
+
+    fn moves_from(&mut self, place: u64) -> Result<u64> {
+        self.vm.ok(&format!(
+            "for i in {{1..50}}; do remap-guardian history data | grep 'from {place}, which failed' && exit; sleep 0.2; done; exit 1"
+        ))?;
+        let now = self.place()?;
+        ensure!(now != place, "it is where it was");
+        Ok(now)
     }
 
     fn doctor(&mut self) -> Result<()> {
