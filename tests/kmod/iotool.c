@@ -14,6 +14,8 @@
  *   iotool mark <dev> <sector> <main> <keyhex> <block>   write a lost mark
  *   iotool torture <dev> <sectors> <rounds> <seed> random writes and reads
  *                                                  against a copy in memory
+ *   iotool entropy <seed>          User Mode Linux has no random numbers, and who
+ *                                  asks for some waits: these are its first
  *   iotool poweroff now                            ends the test kernel
  * Prints "ok" or the errno's name, and exits 0 only for ok.
  */
@@ -31,7 +33,10 @@
 
 #include "lost.h"
 
-/* linux/fs.h would bring the kernel's types beside the shim's. */
+/* linux/fs.h and linux/random.h would bring the kernel's types beside the shim's. */
+#ifndef RNDADDENTROPY
+#define RNDADDENTROPY _IOW('R', 0x03, int[2])
+#endif
 #ifndef BLKDISCARD
 #define BLKDISCARD _IO(0x12, 119)
 #endif
@@ -142,6 +147,21 @@ static int do_torture(int fd, uint64_t sectors, uint64_t rounds, uint64_t seed)
 	return puts("ok"), 0;
 }
 
+/* struct rand_pool_info with its bytes; numbers that repeat serve a test as well. */
+static int add_entropy(const char *seed)
+{
+	struct {
+		int bits, size;
+		uint8_t bytes[512];
+	} pool = { .bits = 512, .size = sizeof(pool.bytes) };
+	int fd = open("/dev/random", O_WRONLY);
+
+	fill(pool.bytes, 0, 1, strtoull(seed, NULL, 0));
+	if (fd < 0 || ioctl(fd, RNDADDENTROPY, &pool))
+		return fail();
+	return puts("ok"), 0;
+}
+
 static uint64_t num(char **argv, int argc, int i)
 {
 	return i < argc ? strtoull(argv[i], NULL, 0) : 0;
@@ -157,6 +177,8 @@ int main(int argc, char **argv)
 		return 2;
 	if (!strcmp(op, "poweroff"))
 		return reboot(RB_POWER_OFF);
+	if (!strcmp(op, "entropy"))
+		return add_entropy(argv[2]);
 	fd = open(argv[2], (ro ? O_RDONLY : O_RDWR) | O_DIRECT |
 		  (strcmp(op, "dsync") ? 0 : O_DSYNC));
 	if (fd < 0)
