@@ -44,6 +44,7 @@ soak: stage
 	SEED=$(seed) tests/kmod/uml.sh
 	tests/kmod/smp.sh 1200 $(seed)
 	tests/planted/run
+	PLACES=400 SECTORS=16384 STARTS=200 TORN=64 KILLS=20 tests/durability/run $(seed)
 	RIG_SOAK=1 cargo test -p rig --test filemap --test dm -- --nocapture
 	RIG_SOAK=1 cargo test -p rig --test root --test members -- --nocapture --test-threads=1
 
