@@ -3,6 +3,28 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+/// What every action of the daemon must have met: it failed, it failed after it was done, and the daemon or the power ended in it.
+const ENDS: [&str; 4] = ["failed", "unknown", "killed", "power cut"];
+const ACTIONS: [&str; 12] =
+    ["start", "fence", "salvage", "seal", "commit", "settle", "add_remap", "give_up", "retry", "probe", "verify", "watch"];
+
+/// What must have happened besides.
+const REACHED: [(&str, &str); 13] = [
+    ("settle", "→ not committed"),
+    ("settle", "→ unknown"),
+    ("commit", "→ unknown"),
+    ("commit", "→ not committed"),
+    ("salvage", "→ spare failed"),
+    ("give_up", "→ failed"),
+    ("add_remap", "→ failed"),
+    ("remap", "live"),
+    ("remap", "live with lost sectors"),
+    ("remap", "moved on its spare"),
+    ("start", "mapped now"),
+    ("start", "fence lifted"),
+    ("spare", "extent given up"),
+];
+
 /// Counters by what was done and what became of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage(BTreeMap<(&'static str, &'static str), u64>);
@@ -23,6 +45,13 @@ impl Coverage {
     #[must_use]
     pub fn get(&self, what: &'static str, how: &'static str) -> u64 {
         self.0.get(&(what, how)).copied().unwrap_or(0)
+    }
+
+    /// What was reached less than `least` times of what has to be: every action with every end of it, and the rare outcomes.
+    #[must_use]
+    pub fn missing(&self, least: u64) -> Vec<(&'static str, &'static str)> {
+        let wanted = ACTIONS.iter().flat_map(|action| ENDS.map(|end| (*action, end))).chain(REACHED);
+        wanted.filter(|(what, how)| self.get(what, how) < least).collect()
     }
 }
 

@@ -223,7 +223,11 @@ impl Daemon {
     }
 
     fn apply(&mut self, event: Event) {
-        let now = Millis(self.shared.lock().now);
+        let now = {
+            let mut machine = self.shared.lock();
+            machine.events += 1;
+            Millis(machine.now)
+        };
         for effect in self.engine.apply(now, event) {
             self.run_effect(effect);
         }

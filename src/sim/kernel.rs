@@ -56,8 +56,8 @@ pub(super) struct Completion {
     pub id: u64,
     /// What was read.
     pub result: Result<Vec<u8>, Why>,
-    /// Ranges of main whose data was forced to the medium before this.
-    pub forced: Vec<(u64, u64)>,
+    /// Ranges of main whose data was forced to the medium before this, and which member's.
+    pub forced: Vec<(u64, u64, u8)>,
 }
 
 #[derive(Debug)]
@@ -70,7 +70,7 @@ struct Io {
     first: Option<Why>,
     pieces: usize,
     error: Option<Why>,
-    forced: Vec<(u64, u64)>,
+    forced: Vec<(u64, u64, u8)>,
     read: Vec<u8>,
 }
 
@@ -205,10 +205,6 @@ impl Kernel {
     pub fn is_sealed(&self, extent: Extent) -> bool {
         let sealed = |state| matches!(state, FenceState::Sealed | FenceState::Failed);
         self.fences.iter().any(|fence| sealed(fence.state) && fence.extent.covers(&extent))
-    }
-
-    pub fn maps(&self, sector: u64) -> bool {
-        self.find(sector).is_some()
     }
 
     fn find(&self, sector: u64) -> Option<&Remap> {

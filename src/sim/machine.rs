@@ -10,7 +10,7 @@ use super::drive::Drive;
 use super::kernel::{Kernel, Request, Shape};
 use super::oracle::{Oracle, Sent};
 use super::random::Random;
-use crate::model::{Extent, Remap, SetDescription};
+use crate::model::{Extent, Remap, Sector, SetDescription};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -67,6 +67,8 @@ pub(super) struct Machine {
     pub mapped: Vec<Remap>,
     /// Those that were replaced.
     pub left: Vec<Remap>,
+    /// Events that engines took.
+    pub events: u64,
     pub violation: Option<String>,
     /// Applications get turns between the daemon's actions.
     pub lively: bool,
@@ -92,6 +94,7 @@ impl Machine {
             asked: Vec::new(),
             mapped: Vec::new(),
             left: Vec::new(),
+            events: 0,
             violation: None,
             lively: true,
             log: VecDeque::new(),
@@ -134,10 +137,16 @@ impl Machine {
     pub fn judge_one(&mut self, end: super::kernel::Completion) {
         let text = format!("request {} ended: {:?}", end.id, end.result.as_ref().map(Vec::len));
         self.note(|| text);
-        let (drives, mapped, kernel) = (&self.drives, &self.mapped, &self.kernel);
-        let served = |sector| maps(mapped, sector) || kernel.as_ref().is_some_and(|kernel| kernel.maps(sector));
-        let unreadable = |sector| !served(sector) && drives[0].disk.is_faulty(sector..sector + 1, false);
-        if let Err(what) = self.oracle.ended(end, unreadable) {
+        let (drives, mapped) = (&self.drives, &self.mapped);
+        let table = self.kernel.iter().flat_map(|kernel| kernel.table.values()).chain(mapped);
+        let serving = |sector| table.clone().find(|remap| remap.main.contains(Sector(sector)));
+        let faulty = |drive: usize, sector: u64| drives[drive].disk.is_faulty(sector..sector + 1, false);
+        let main = |sector| faulty(0, sector);
+        let there = |sector| match serving(sector) {
+            Some(remap) => faulty(usize::from(remap.spare) + 1, remap.at.0 + (sector - remap.main.start().0)),
+            None => main(sector),
+        };
+        if let Err(what) = self.oracle.ended(end, there, main) {
             self.violated(what);
         }
     }
@@ -285,7 +294,7 @@ impl Machine {
 
 /// Whether one of `remaps` covers a main sector.
 pub(super) fn maps(remaps: &[Remap], sector: u64) -> bool {
-    remaps.iter().any(|remap| remap.main.contains(crate::model::Sector(sector)))
+    remaps.iter().any(|remap| remap.main.contains(Sector(sector)))
 }
 
 /// A handle to the machine.

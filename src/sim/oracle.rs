@@ -10,12 +10,12 @@
 //! | event | `now` | `durable` |
 //! |---|---|---|
 //! | a write is sent | may have happened: add it | add it |
-//! | it succeeds | only it | add it; only it where it was forced to the medium (FUA, or a held write that was re-driven) |
-//! | it succeeds after it waited | also *lost* if that was possible, or all if a flush failed meanwhile; not where it was forced | as above |
+//! | it succeeds | only it; *lost* too where the medium does not give it back | add it; only it where it was forced to the medium (FUA, or a held write that was re-driven) |
+//! | it succeeds after it waited | also *lost* if that was possible, or all if a flush failed meanwhile; not where it was forced, but for a main that takes a write and does not give it back | as above |
 //! | it fails | stays: the old content or the new one | stays |
 //! | a flush succeeds | – | of sectors without a write under way: `now` |
 //! | a flush fails | add `durable` | add `now` |
-//! | main's medium becomes unreadable under a sector that has no remap | add *lost* | add *lost* |
+//! | the medium that serves a sector becomes unreadable there | add *lost* | add *lost* |
 //! | the power fails | `durable` | – |
 //! | a read gives a content | only that content | if nothing was written since the last flush or power cut: only that |
 //!
@@ -120,8 +120,14 @@ impl Oracle {
         self.sending = None;
     }
 
-    /// Judges the end of a request. `unreadable` says whether main's medium does not give a sector that has no remap.
-    pub fn ended(&mut self, end: Completion, unreadable: impl Fn(u64) -> bool) -> Result<(), String> {
+    /// Judges the end of a request. Whether the medium that serves a sector does not give it: `unreadable`; whether main's does
+    /// not: `on_main`.
+    pub fn ended(
+        &mut self,
+        end: Completion,
+        unreadable: impl Fn(u64) -> bool,
+        on_main: impl Fn(u64) -> bool,
+    ) -> Result<(), String> {
         match self.sent.remove(&end.id) {
             None => Err(format!("request {} ended twice, or was never sent", end.id)),
             Some(Sent::Read { start, len }) => {
@@ -139,14 +145,17 @@ impl Oracle {
                     return Ok(());
                 }
                 let (waited, flush_failed) = (self.sending != Some(end.id), self.flush_failed.remove(&end.id));
-                let forced = |sector: u64| fua || end.forced.iter().any(|&(at, len)| (at..at + len).contains(&sector));
+                let forced = |sector: u64| fua || end.forced.iter().any(|&(at, len, _)| (at..at + len).contains(&sector));
+                let forced_on_main =
+                    |sector: u64| end.forced.iter().any(|&(at, len, member)| member == 0 && (at..at + len).contains(&sector));
                 for sector in start..start + len {
                     let known = &mut self.sectors[sector as usize];
                     if !forced(sector) && flush_failed {
                         continue;
                     }
                     // A medium that took a part of the write and does not give it back may have been salvaged meanwhile.
-                    let lost = unreadable(sector) || (waited && !forced(sector) && known.now.contains(&LOST));
+                    let taken = !forced(sector) || (on_main(sector) && forced_on_main(sector));
+                    let lost = unreadable(sector) || (waited && taken && known.now.contains(&LOST));
                     known.now = vec![version];
                     add(&mut known.now, lost.then_some(LOST));
                     if forced(sector) {

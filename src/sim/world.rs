@@ -34,6 +34,14 @@ impl fmt::Display for Failure {
     }
 }
 
+/// A run goes on until the engines took so many events, and so many remaps were live.
+const LEAST_EVENTS: u64 = 200;
+const LEAST_REMAPS: usize = 20;
+/// One that is interrupted all the time gets some peace then.
+const RESTLESS_STEPS: u64 = 4_000;
+/// One that does not come to that has a daemon that cures nothing any more.
+const MOST_STEPS: u64 = 20_000;
+
 /// Runs one seed. The same seed gives the same run.
 ///
 /// # Errors
@@ -67,8 +75,8 @@ impl World {
     fn new(seed: u64) -> World {
         let mut random = Random::new(seed);
         let logical: u32 = if random.chance(1, 5) { 4096 } else { 512 };
-        let main = random.within(60, 160) * 8 + if logical == 512 { random.below(8) } else { 0 };
-        let spares: Vec<u64> = (0..random.within(1, 2)).map(|_| random.within(70, 260) * 8).collect();
+        let main = random.within(120, 260) * 8 + if logical == 512 { random.below(8) } else { 0 };
+        let spares: Vec<u64> = (0..random.within(1, 2)).map(|_| random.within(140, 320) * 8).collect();
         let desc = describe(&mut random, logical, main, &spares);
         let cached = random.chance(5, 6);
         let mut drives = vec![new_drive(main, logical, cached)];
@@ -96,10 +104,19 @@ impl World {
 
     fn run(&mut self) {
         let steps = self.shared.lock().random.within(150, 500);
-        for _ in 0..steps {
+        for step in 0.. {
             self.step();
             if self.broken() {
                 return;
+            }
+            if step >= steps && self.is_eventful() {
+                break;
+            }
+            if step == RESTLESS_STEPS {
+                (self.crashes, self.shared.lock().trouble) = (1_000, 0);
+            }
+            if step >= MOST_STEPS {
+                return self.shared.lock().violated(format!("nothing more happens in {step} steps"));
             }
         }
         self.come_to_rest();
@@ -111,6 +128,11 @@ impl World {
         self.buried();
         self.come_to_rest();
         self.compare();
+    }
+
+    fn is_eventful(&self) -> bool {
+        let machine = self.shared.lock();
+        machine.events >= LEAST_EVENTS && machine.mapped.len() + machine.left.len() >= LEAST_REMAPS
     }
 
     fn broken(&self) -> bool {
@@ -211,13 +233,17 @@ impl World {
         let mut machine = self.shared.lock();
         let spares = machine.desc.spares.len() as u64;
         let drive = if machine.random.chance(2, 3) { 0 } else { machine.random.within(1, spares) as usize };
+        // A spare that is bad all over cures nothing, and nothing happens any more.
+        let used_up =
+            |drive: usize| machine.drives[drive].ever_bad.len() as u64 * 3 > machine.desc.geometry[drive - 1].data.len().0;
+        let drive = if drive > 0 && used_up(drive) { 0 } else { drive };
         match machine.random.below(12) {
             0 => {
                 let kind = *machine.random.pick(&[ErrorKind::Transport, ErrorKind::Timeout, ErrorKind::Gone]);
                 let ms = machine.random.within(1, 8_000);
                 machine.storm(drive, kind, ms);
             }
-            1 if drive > 0 => {
+            1 | 2 if drive > 0 => {
                 let geometry = machine.desc.geometry[drive - 1];
                 let slot = machine.random.below(u64::from(geometry.table_blocks.min(2)) + 1);
                 let slot = slot % u64::from(geometry.table_blocks);
@@ -398,5 +424,9 @@ fn policy(reserve_blocks: u64) -> Policy {
     let mut policy: Policy = toml::from_str(text).expect("the shipped policy is one");
     policy.name = "balanced".into();
     policy.spare.reserve_blocks = reserve_blocks;
+    // More happens in a run than in a year of a disk.
+    policy.spending.blocks_per_hour = 100_000;
+    policy.spending.blocks_per_day = 100_000;
+    policy.storm.errors_per_minute = 1_000_000;
     policy
 }

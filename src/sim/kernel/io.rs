@@ -287,7 +287,7 @@ impl Kernel {
                     return failed(error);
                 }
                 if persist == Persist::Fua {
-                    io.forced.push((at, len));
+                    io.forced.push((at, len, member));
                 }
                 Step::Done(len)
             }
