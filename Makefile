@@ -41,6 +41,7 @@ test:
 # What is random is so by a seed that is printed; SEED=N repeats it.
 soak: stage
 	tests/kmod/fuzz.sh 900
+	cargo run --release --locked --example soak -- --seeds 100000 --reached 100
 	SEED=$(seed) tests/kmod/uml.sh
 	tests/kmod/smp.sh 1200 $(seed)
 	tests/planted/run
