@@ -45,7 +45,9 @@ soak: stage
 	SEED=$(seed) tests/kmod/uml.sh
 	tests/kmod/smp.sh 1200 $(seed)
 	tests/planted/run
-	PLACES=400 SECTORS=16384 STARTS=200 TORN=64 KILLS=20 tests/durability/run $(seed)
+	set -e; for n in 0 1 2 3 4; do \
+		PLACES=100 STARTS=60 KILLS=6 TORN=100 tests/durability/run $$(($(seed) + n)); \
+	done
 	RIG_SOAK=1 cargo test -p rig --test filemap --test dm -- --nocapture
 	RIG_SOAK=1 cargo test -p rig --test root --test members -- --nocapture --test-threads=1
 
