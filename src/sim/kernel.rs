@@ -207,6 +207,12 @@ impl Kernel {
         self.fences.iter().any(|fence| sealed(fence.state) && fence.extent.covers(&extent))
     }
 
+    /// The writes under way that have forced this sector to a medium.
+    pub fn forced(&self, sector: u64) -> impl Iterator<Item = u64> + '_ {
+        let forced = move |io: &Io| io.forced.iter().any(|&(at, len, _)| (at..at + len).contains(&sector));
+        self.ios.iter().filter(move |(_, io)| forced(io)).map(|(id, _)| *id)
+    }
+
     fn find(&self, sector: u64) -> Option<&Remap> {
         let (_, remap) = self.table.range(..=sector).next_back()?;
         remap.main.contains(Sector(sector)).then_some(remap)

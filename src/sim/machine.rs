@@ -222,8 +222,8 @@ impl Machine {
         let sectors = fault.sectors.clone();
         self.drives[drive].spoil(fault);
         if drive == 0 && self.drives[0].disk.is_faulty(sectors.clone(), false) {
-            let mapped = &self.mapped;
-            self.oracle.unreadable(sectors.filter(|sector| !maps(mapped, *sector)));
+            let bad = sectors.filter(|sector| !maps(&self.mapped, *sector)).collect();
+            self.unreadable(bad);
         }
         if drive > 0 {
             let served = self.mapped.iter().filter(|remap| usize::from(remap.spare) + 1 == drive).copied();
@@ -236,7 +236,15 @@ impl Machine {
         let disk = &self.drives[usize::from(remap.spare) + 1].disk;
         let (main, at) = (remap.main.start().0, remap.at.0);
         let bad = (0..remap.main.len().0).filter(|offset| disk.is_faulty(at + offset..at + offset + 1, false));
-        self.oracle.unreadable(bad.map(|offset| main + offset));
+        let bad = bad.map(|offset| main + offset).collect();
+        self.unreadable(bad);
+    }
+
+    fn unreadable(&mut self, sectors: Vec<u64>) {
+        if let Some(kernel) = &self.kernel {
+            sectors.iter().for_each(|&sector| self.oracle.taken_back(sector, kernel.forced(sector)));
+        }
+        self.oracle.unreadable(sectors.into_iter());
     }
 
     pub fn storm(&mut self, drive: usize, kind: ErrorKind, ms: u64) {

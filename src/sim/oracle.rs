@@ -55,6 +55,8 @@ pub(super) struct Oracle {
     before: BTreeMap<u64, Vec<Vec<u64>>>,
     /// Writes during which a flush failed: what was written of them by then may be gone.
     flush_failed: BTreeSet<u64>,
+    /// Sectors that a write under way had forced to a medium, which does not give them any more.
+    taken_back: BTreeSet<(u64, u64)>,
     /// The request that is being sent: if it ends now, it never waited.
     sending: Option<u64>,
     next_version: u64,
@@ -74,6 +76,7 @@ impl Oracle {
             sent: BTreeMap::new(),
             before: BTreeMap::new(),
             flush_failed: BTreeSet::new(),
+            taken_back: BTreeSet::new(),
             sending: None,
             next_version: 2,
             reads: 0,
@@ -155,7 +158,9 @@ impl Oracle {
                     }
                     // A medium that took a part of the write and does not give it back may have been salvaged meanwhile.
                     let taken = !forced(sector) || (on_main(sector) && forced_on_main(sector));
-                    let lost = unreadable(sector) || (waited && taken && known.now.contains(&LOST));
+                    let lost = self.taken_back.remove(&(end.id, sector))
+                        || unreadable(sector)
+                        || (waited && taken && known.now.contains(&LOST));
                     known.now = vec![version];
                     add(&mut known.now, lost.then_some(LOST));
                     if forced(sector) {
@@ -236,7 +241,12 @@ impl Oracle {
         }
     }
 
-    /// Main's medium does not give these sectors any more, and no remap serves them: a salvage would find them lost.
+    /// The medium does not give a sector any more that these writes, which are under way, had forced to it.
+    pub fn taken_back(&mut self, sector: u64, writes: impl Iterator<Item = u64>) {
+        self.taken_back.extend(writes.map(|id| (id, sector)));
+    }
+
+    /// The medium that serves these sectors does not give them any more: a salvage would find them lost.
     pub fn unreadable(&mut self, sectors: impl Iterator<Item = u64>) {
         for sector in sectors {
             let known = &mut self.sectors[sector as usize];
@@ -250,6 +260,7 @@ impl Oracle {
         self.sent.clear();
         self.before.clear();
         self.flush_failed.clear();
+        self.taken_back.clear();
         self.dirty.clear();
         for known in &mut self.sectors {
             known.now.clone_from(&known.durable);
