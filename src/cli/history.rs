@@ -115,7 +115,7 @@ fn from_store(args: &Args, settings: &Settings) -> anyhow::Result<HistoryReport>
 }
 
 /// One flat object: number, at, set, name, kind and what belongs to the kind.
-fn line_of_json(entry: &Entry) -> serde_json::Result<String> {
+pub(super) fn line_of_json(entry: &Entry) -> serde_json::Result<String> {
     let mut value = serde_json::to_value(entry)?;
     if let Some(what) = value.as_object_mut().and_then(|object| object.remove("what")) {
         if let (Some(object), serde_json::Value::Object(what)) = (value.as_object_mut(), what) {

@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod files;
 pub mod forget;
 pub mod history;
+pub mod notify;
 pub mod policy;
 pub mod remap;
 pub mod restore;
@@ -55,6 +56,8 @@ enum Verb {
     Status(status::Args),
     /// Show what happened, and why; check that it is what was written, prune it
     History(history::Args),
+    /// Run a command of yours for each new entry of the history that matters
+    Notify(notify::Args),
     /// Look for sets on the disks now, and open those that are complete
     Restore(restore::Args),
     /// Open a main device whose spare is dead or gone: what had moved there fails
@@ -128,6 +131,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Create(args) => create::main(args, &settings, cli.json),
         Verb::Status(args) => status::main(args, &settings, cli.json),
         Verb::History(args) => history::main(args, &settings, cli.json),
+        Verb::Notify(args) => notify::main(args, &settings),
         Verb::Restore(args) => restore::main(args, &settings, cli.json),
         Verb::Forget(args) => forget::main(args, &settings, cli.json),
         Verb::Activate(args) => activate::main(args, &settings, cli.json),

@@ -10,6 +10,7 @@ pub mod scrub;
 mod sentence;
 pub mod set;
 pub mod units;
+mod urgency;
 
 pub use chain::{Breach, Broken, ChainReport, ChainWalk, Cut, Pruned, Stamp};
 pub use decision::{Action, Decision};
@@ -19,3 +20,4 @@ pub use remap::{Remap, RemapFlags};
 pub use scrub::{ScrubProgress, ScrubState, ScrubSummary};
 pub use set::{Geometry, Identity, Secret, SetDescription, SetId, SetName};
 pub use units::{Extent, ExtentError, Millis, Sector, Sectors};
+pub use urgency::Urgency;

@@ -173,7 +173,12 @@ impl Daemon {
     pub(super) fn record(&mut self, entry: Entry) {
         // The engine does not know the time of day.
         let entry = Entry { at: now(), ..entry };
-        tracing::info!(set = %entry.name, "{}", entry.what.sentence());
+        let (name, sentence) = (&entry.name, entry.what.sentence());
+        match entry.what.urgency() {
+            Urgency::Notice => tracing::info!(set = %name, "{sentence}"),
+            Urgency::Warning => tracing::warn!(set = %name, "{sentence}"),
+            Urgency::Alarm => tracing::error!(set = %name, "{sentence}"),
+        }
         let (set, name) = (entry.set, entry.name.clone());
         let queued = self.store.try_queue(move |store| match store.append(&entry) {
             Ok(_) => reached("history appended"),

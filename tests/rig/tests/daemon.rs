@@ -49,6 +49,7 @@ fn a_daemon_may_come_and_go() -> Result<()> {
     trial.history_is_pruned()?;
     trial.policies()?;
     trial.stopped()?;
+    trial.told()?;
     trial.spare_missing_at_boot()?;
     trial.main_missing_at_boot()?;
     trial.whole_again()
@@ -228,6 +229,33 @@ impl Trial {
         self.hold(blocks)?;
         let explained = self.vm.ok(explain)?;
         ensure!(explained.contains("balanced/write_error") && explained.contains("balanced.toml"), "{explained}");
+        Ok(())
+    }
+
+    /// Everything that matters is told, once, also what happened while nobody listened.
+    fn told(&mut self) -> Result<()> {
+        self.vm.put(
+            "/etc/remap-guardian/notify",
+            "#!/bin/sh\nread -r line; echo \"$REMAP_GUARDIAN_URGENCY $line\" >>/root/told\n",
+        )?;
+        self.vm.ok("chmod +x /etc/remap-guardian/notify && systemctl start remap-guardian-notify && sleep 3")?;
+        self.vm.ok("systemctl stop remap-guardian-notify; rm -f /root/told; remap-guardian remap data 77777; systemctl stop remap-guardian")?;
+        let blocks = self.break_blocks(1)?;
+        self.start_writing(blocks.clone())?;
+        ensure!(self.written(blocks)?[0].1 != 0, "a bad sector was written without a daemon");
+        self.vm.ok("systemctl start remap-guardian-notify; sleep 1; systemctl start remap-guardian")?;
+        self.vm.ok("for i in {1..40}; do grep -q . /root/told && exit; sleep 0.5; done; exit 1")?;
+        let told =
+            self.vm.ok("sleep 3; cat /root/told; systemctl stop remap-guardian-notify; cat /var/lib/remap-guardian/notified")?;
+        println!("$ cat /root/told\n{told}");
+        let lines: Vec<&str> = told.lines().collect();
+        ensure!(lines.iter().any(|line| line.starts_with("alarm {") || line.starts_with("warning {")), "{told}");
+        ensure!(
+            !told.contains("\"kind\":\"remapped\"") && !told.contains("notice"),
+            "a cure that saved everything is no warning: {told}"
+        );
+        let newest = self.vm.ok("remap-guardian history --json | tail -n 1 | jq .number")?;
+        ensure!(lines.last().copied() == Some(newest.trim()), "{newest} is the newest: {told}");
         Ok(())
     }
 
