@@ -1,5 +1,6 @@
 //! Reading what a dying disk still gives, and bringing it to a spare.
 
+use super::steps::FENCE_MS;
 use crate::edge::{BlockIo, IoError};
 use crate::failpoint::reached;
 use crate::model::{Extent, Sector, Sectors};
@@ -9,6 +10,8 @@ use std::time::Instant;
 /// How long reads of sectors that a waiting write brings may take together, ms. A good sector answers at once; a bad one
 /// may keep a drive busy for longer than the write can wait.
 const PATIENCE_MS: u64 = 1_500;
+/// How long all reads under a fence may take, ms. After it the fence would end before its seal, and other cures wait for this one.
+const BUDGET_MS: u64 = FENCE_MS - 1_500;
 
 /// What a range of a device gave.
 pub struct Found {
@@ -28,17 +31,15 @@ pub fn read_what_can_be_read(io: &dyn BlockIo, extent: Extent, block: Sectors, c
     let mut found = Found { content: vec![0; extent.len().bytes() as usize], lost: Vec::new(), unread: Vec::new() };
     let logical = Sectors::from_bytes(u64::from(io.logical_block()));
     let start = Instant::now();
-    let patience = || PATIENCE_MS.saturating_sub(start.elapsed().as_millis() as u64);
+    let left = |ms: u64| ms.saturating_sub(start.elapsed().as_millis() as u64);
+    let (patience, budget) = (|| left(PATIENCE_MS), || left(BUDGET_MS));
     for block in pieces(extent, block, block) {
         let at = Sectors(block.start().0 - extent.start().0).bytes() as usize;
         let part = &mut found.content[at..at + block.len().bytes() as usize];
         let sectors: Vec<Extent> = pieces(block, logical, logical);
         let brought = |sector: &Extent| (sector.start().0..sector.end().0).all(|s| covered.iter().any(|c| c.contains(Sector(s))));
-        let whole = if sectors.iter().all(brought) {
-            read_in_time(io, block.start(), part, patience())
-        } else {
-            io.read(block.start(), part)
-        };
+        let time = |brought: bool| if brought { patience() } else { budget() };
+        let whole = read_in_time(io, block.start(), part, time(sectors.iter().all(brought)));
         match whole {
             Ok(()) => continue,
             Err(IoError::Medium(_) | IoError::Late(_)) => part.fill(0),
@@ -46,8 +47,7 @@ pub fn read_what_can_be_read(io: &dyn BlockIo, extent: Extent, block: Sectors, c
         }
         for (sector, bytes) in sectors.iter().zip(part.chunks_mut(logical.bytes() as usize)) {
             let brought = brought(sector);
-            let read = if brought { read_in_time(io, sector.start(), bytes, patience()) } else { io.read(sector.start(), bytes) };
-            match read {
+            match read_in_time(io, sector.start(), bytes, time(brought)) {
                 Ok(()) => continue,
                 Err(IoError::Medium(_)) if !brought => found.lost.push(sector.start()),
                 Err(IoError::Medium(_) | IoError::Late(_)) if brought => found.unread.push(sector.start()),
@@ -63,17 +63,24 @@ fn read_in_time(io: &dyn BlockIo, at: Sector, buf: &mut [u8], ms: u64) -> Result
     if ms == 0 { Err(IoError::Late(PATIENCE_MS)) } else { io.read_within(at, buf, ms) }
 }
 
+/// How long it is tried to read a device elsewhere, ms.
+const ELSEWHERE_MS: u64 = 2_000;
+/// At how many places all over the device, besides those next to the range.
+const PLACES: u64 = 32;
+
 /// Whether the device can be read anywhere outside `extent`. One that cannot is gone or unplugged, whatever error it
 /// reports: nothing about the medium follows from it.
 pub fn answers_elsewhere(io: &dyn BlockIo, extent: Extent) -> bool {
     let logical = Sectors::from_bytes(u64::from(io.logical_block())).0;
-    let size = io.size().0;
-    let far = (extent.start().0 + size / 2) % size;
+    let (size, start) = (io.size().0, Instant::now());
+    let all_over = (0..PLACES).map(|place| (extent.start().0 + size / 2 + size / PLACES * place) % size);
+    let beside = [extent.end().0, extent.start().0.wrapping_sub(logical), 0];
     let mut buffer = vec![0; io.logical_block() as usize];
-    [far, extent.end().0, extent.start().0.wrapping_sub(logical), 0].into_iter().any(|sector| {
+    beside.into_iter().chain(all_over).any(|sector| {
         let sector = Sector(sector - sector % logical);
         let inside = sector.0.checked_add(logical).is_some_and(|end| end <= size);
-        inside && !extent.contains(sector) && io.read(sector, &mut buffer).is_ok()
+        let left = ELSEWHERE_MS.saturating_sub(start.elapsed().as_millis() as u64);
+        inside && !extent.contains(sector) && left > 0 && io.read_within(sector, &mut buffer, left).is_ok()
     })
 }
 

@@ -180,6 +180,11 @@ impl SpareTable {
         self.blocks.iter().flat_map(|block| &block.records)
     }
 
+    /// Whether a record names any of these sectors of the spare.
+    pub fn is_taken(&self, extent: Extent) -> bool {
+        self.taken.range(..extent.end().0).next_back().is_some_and(|(_, taken)| taken.overlaps(&extent))
+    }
+
     /// Records that can still be added.
     pub fn free_records(&self) -> usize {
         self.blocks.iter().map(|block| RECORDS_PER_BLOCK - block.records.len()).sum()

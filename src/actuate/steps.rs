@@ -89,6 +89,9 @@ impl Actuator {
             return failed("the fence was not drained in time", &fault);
         }
         reached("drained");
+        if self.spares[remap.spare as usize].table.is_taken(remap.spare_extent()) {
+            return Outcome::SpareFailed(format!("spare {} at {} serves other sectors already", remap.spare, remap.at));
+        }
         let (source, name, range) = match from {
             None => (self.main.as_ref(), Member::Main, remap.main),
             Some(old) => (self.spares[old.spare as usize].io.as_ref(), Member::Spare(old.spare), old.spare_extent()),
@@ -104,6 +107,11 @@ impl Actuator {
                 return Outcome::Failed(format!("reading {name} failed, which says nothing about its content: {error}"));
             }
         };
+        // A disk that went away meanwhile has no bad sectors, whatever its errors say.
+        let failed_there = !found.lost.is_empty() || !found.unread.is_empty();
+        if failed_there && !answers_elsewhere(source, range) {
+            return Outcome::Failed(format!("{name} does not answer elsewhere any more: it is gone, not just bad here"));
+        }
         let mut content = found.content;
         let block = self.main.logical_block() as usize;
         for sector in found.lost.iter_mut().chain(&mut found.unread) {

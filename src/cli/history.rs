@@ -21,8 +21,8 @@ Examples:
 
 With --json every entry is one line.
 
-Each entry carries a hash of the one before it. --verify finds entries that were changed, taken out or put in, names them, and exits
-with 1.")]
+Each entry carries a hash of the one before it. --verify finds entries that were changed, put in, or taken out between
+others, names them, and exits with 1. Nothing tells that the newest are missing.")]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
     #[command(subcommand)]

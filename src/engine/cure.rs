@@ -11,14 +11,17 @@ use crate::policy::decide;
 use crate::triage::{Failed, whole_blocks};
 
 /// Cures under way at once: more would only wait for each other with their fences up. The target has 64 fences.
-const MAX_CURES: usize = 16;
+pub(super) const MAX_CURES: usize = 16;
 
 impl SetState {
     /// A failed write waits (or an operator asks): start a case for every part that has none.
     pub(super) fn on_held(&mut self, now: Millis, fault: Fault, next_case: &mut u64) -> Vec<Effect> {
         let mut effects = Vec::new();
         // A write is narrowed piece by piece: more of it may become known while its cure is under way.
-        for case in self.cases.values_mut().filter(|case| case.fault.held && case.fault.extent.overlaps(&fault.extent)) {
+        let meets = |case: &&mut Case| case.stage != Stage::Probing && case.fault.extent.overlaps(&fault.extent);
+        for case in self.cases.values_mut().filter(meets).filter(|_| fault.held) {
+            // A cure that nobody waited for becomes one that this write waits for.
+            case.fault.held = true;
             case.fault.covered.extend(fault.covered.iter().copied());
         }
         for part in self.new_parts(&fault, &mut effects) {
@@ -83,6 +86,10 @@ impl SetState {
         let mut effects = Vec::new();
         for part in parts {
             let fault = Fault { extent: part, ..fault.clone() };
+            if self.cures_under_way() >= MAX_CURES {
+                self.waiting.push(fault);
+                continue;
+            }
             let remap = self.take_spare(part);
             if remap.is_none() && self.waits_for_space() {
                 self.waiting.push(fault);

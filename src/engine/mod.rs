@@ -72,10 +72,21 @@ pub enum Event {
         /// What got worse.
         worse: Vec<String>,
     },
+    /// What is free on a spare, instead of extents that were asked for.
+    Space {
+        /// The set.
+        set: SetId,
+        /// The spare.
+        spare: u16,
+        /// Sectors; 0 too where the store cannot say.
+        free: crate::model::Sectors,
+    },
     /// Verified extents are ready for remaps.
     Reserved {
         /// The set.
         set: SetId,
+        /// The session that asked. What another one asked for is dropped: it was given back when that ended, and may be handed out again.
+        session: u64,
         /// The spare.
         spare: u16,
         /// The extents; fewer than wanted when the spare fills up.
@@ -105,10 +116,8 @@ pub enum Event {
     Found {
         /// The set.
         set: SetId,
-        /// The disk that serves it.
-        member: Member,
-        /// The range of the device.
-        extent: Extent,
+        /// Where it read, and which range of the device that served then.
+        part: Part,
     },
     /// A scrub has ended.
     Scrubbed {
@@ -153,6 +162,8 @@ pub enum Effect {
     Reserve {
         /// The set.
         set: SetId,
+        /// To be named in the answer.
+        session: u64,
         /// The spare.
         spare: u16,
         /// Sectors wanted.
@@ -195,13 +206,15 @@ pub enum Effect {
 pub struct Engine {
     sets: BTreeMap<SetId, SetState>,
     next_case: u64,
+    /// How often a set was opened.
+    sessions: u64,
 }
 
 impl Engine {
     /// An engine without sets.
     #[expect(clippy::new_without_default, reason = "an engine is made on purpose")]
     pub fn new() -> Engine {
-        Engine { sets: BTreeMap::new(), next_case: 1 }
+        Engine { sets: BTreeMap::new(), next_case: 1, sessions: 0 }
     }
 
     /// The open sets.
@@ -219,7 +232,8 @@ impl Engine {
         let mut effects = Vec::new();
         match event {
             Event::Opened { set, remaps, capacity, policy } => {
-                let mut state = SetState::new(*set, remaps, capacity, *policy);
+                self.sessions += 1;
+                let mut state = SetState::new(*set, remaps, capacity, *policy, self.sessions);
                 effects.extend(state.refill(now));
                 effects.push(Effect::SampleSmart { set: state.id() });
                 self.sets.insert(state.id(), state);
@@ -238,6 +252,7 @@ impl Engine {
             Event::Errors { set, .. }
             | Event::Noted { set, .. }
             | Event::Smart { set, .. }
+            | Event::Space { set, .. }
             | Event::Reserved { set, .. }
             | Event::Done { set, .. }
             | Event::Policy { set, .. }

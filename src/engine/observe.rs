@@ -1,6 +1,7 @@
 //! Errors that nothing waits for: what is looked at more closely, what is recorded, and with which evidence.
 
 use super::Effect;
+use super::Part;
 use super::case::{Case, CaseId, Stage};
 use super::set::{HOUR, SetState};
 use crate::model::*;
@@ -69,7 +70,8 @@ impl SetState {
     }
 
     /// A scrub found a block that does not read. On main it is looked at more closely.
-    pub(super) fn on_found(&mut self, now: Millis, member: Member, extent: Extent, next_case: &mut u64) -> Vec<Effect> {
+    pub(super) fn on_found(&mut self, now: Millis, part: Part, next_case: &mut u64) -> Vec<Effect> {
+        let (member, extent) = (part.member, part.main);
         if member == Member::Main {
             self.read_errors.insert(extent.start(), now);
             let decision = Decision {
@@ -88,7 +90,11 @@ impl SetState {
         let covered = Vec::new();
         let fault =
             Fault { set: self.id(), member, op, extent, class: ErrorClass::Ioerr, held: false, covered, late: false, at: now };
-        effects.extend(self.relocate(now, &fault, next_case));
+        // It may have moved while the scrub read.
+        let serves = |remap: &Remap| Member::Spare(remap.spare) == member && remap.spare_extent().contains(part.at.start());
+        if self.remap_at(extent.start()).is_some_and(serves) {
+            effects.extend(self.relocate(now, &fault, next_case));
+        }
         effects
     }
 
@@ -157,7 +163,7 @@ impl SetState {
             fault.late = true;
             known = true;
         }
-        if known || self.remap_over(&extent) {
+        if known || (error.member == Member::Main && self.remap_over(&extent)) {
             return Vec::new();
         }
         self.counters.given_up += 1;

@@ -3,6 +3,7 @@
 
 use super::Effect;
 use super::case::Stage;
+use super::cure::MAX_CURES;
 use super::set::SetState;
 use crate::model::*;
 use crate::plan::spare_len;
@@ -30,6 +31,11 @@ impl SetState {
             }
             let fault = Fault { extent: from.main, ..fault.clone() };
             let blocks = spare_len(from.main.len(), self.desc.block()).0 / self.desc.block().0;
+            let spare_fills = self.spares.get(usize::from(spare)).is_some_and(|spare| spare.refilling);
+            if fault.held && (self.cures_under_way() >= MAX_CURES || spare_fills && !self.has_space(spare, from.main)) {
+                self.waiting.push(fault);
+                continue;
+            }
             let mut decision = decide(&self.policy, &self.ledger(now, blocks), &fault);
             let to = if decision.action == Action::Remap { self.take_of(spare, from.main) } else { None };
             if to.is_none() && !fault.held {
@@ -43,6 +49,11 @@ impl SetState {
         }
         effects.extend(self.refill(now));
         effects
+    }
+
+    fn has_space(&self, spare: u16, main: Extent) -> bool {
+        let len = spare_len(main.len(), self.desc.block());
+        self.spares.get(usize::from(spare)).is_some_and(|spare| spare.reserve.longest() >= len)
     }
 
     /// Takes verified space of one spare.

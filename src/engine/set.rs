@@ -37,6 +37,8 @@ pub struct SetState {
     /// Where held writes were given their error by us: the target tells of each once more.
     pub(super) released: VecDeque<(Millis, Extent)>,
     pub(super) storm: Storm,
+    /// Number of this opening of the set.
+    pub(super) session: u64,
 }
 
 /// State of one spare.
@@ -76,7 +78,7 @@ pub(super) struct Note {
 
 impl SetState {
     /// A set whose device has just been opened.
-    pub fn new(desc: SetDescription, remaps: Vec<Remap>, capacity: Vec<Sectors>, policy: Policy) -> SetState {
+    pub fn new(desc: SetDescription, remaps: Vec<Remap>, capacity: Vec<Sectors>, policy: Policy, session: u64) -> SetState {
         let spares = capacity.into_iter().map(|capacity| SpareState { capacity, ..SpareState::default() }).collect();
         let mut set = SetState {
             desc,
@@ -93,6 +95,7 @@ impl SetState {
             spent: VecDeque::new(),
             released: VecDeque::new(),
             storm: Storm::default(),
+            session,
         };
         for remap in remaps {
             set.insert(remap);
@@ -188,6 +191,12 @@ impl SetState {
                 self.smart.insert(member, summary);
                 worse.into_iter().map(|change| Effect::Record(self.entry(now, What::Smart { member, change }))).collect()
             }
+            Event::Space { spare, free, .. } => {
+                let Some(state) = self.spares.get_mut(spare as usize) else { return Vec::new() };
+                (state.free, state.untried, state.refilling) = (Some(free), Sectors(0), false);
+                self.start_waiting(now, next_case)
+            }
+            Event::Reserved { session, .. } if session != self.session => Vec::new(),
             Event::Reserved { spare, extents, free, untried, .. } => {
                 let Some(state) = self.spares.get_mut(spare as usize) else { return Vec::new() };
                 if untried.0 > 0 {
@@ -212,7 +221,7 @@ impl SetState {
                 };
                 self.on_held(now, fault, next_case)
             }
-            Event::Found { member, extent, .. } => self.on_found(now, member, extent, next_case),
+            Event::Found { part, .. } => self.on_found(now, part, next_case),
             Event::Scrubbed { summary, .. } => vec![Effect::Record(self.entry(now, What::Scrubbed(summary)))],
             Event::Done { case, outcome, .. } => self.on_done(now, case, outcome, next_case),
             Event::Policy { policy, .. } => {
@@ -230,7 +239,7 @@ impl SetState {
 
     /// Asks for spare space where less than half of what policy keeps ready is left.
     pub(super) fn refill(&mut self, now: Millis) -> Vec<Effect> {
-        let set = self.id();
+        let (set, session) = (self.id(), self.session);
         let target = self.policy.spare.reserve_blocks.saturating_mul(self.desc.block().0);
         let mut effects = Vec::new();
         for (index, spare) in self.spares.iter_mut().enumerate() {
@@ -238,7 +247,7 @@ impl SetState {
             let wanted = spare.untried.0 > 0 || have <= target / 2 && spare.free != Some(Sectors(0));
             if !spare.refilling && target > 0 && wanted && now >= spare.refill_after {
                 spare.refilling = true;
-                effects.push(Effect::Reserve { set, spare: index as u16, want: Sectors(target.saturating_sub(have)) });
+                effects.push(Effect::Reserve { set, session, spare: index as u16, want: Sectors(target.saturating_sub(have)) });
             }
         }
         effects

@@ -88,7 +88,7 @@ fn unread(policy: Policy) -> (Engine, Vec<Effect>) {
     let mut engine = engine(policy);
     let ready = vec![Extent::new(Sector(88), Sectors(64)).unwrap()];
     let free = Sectors(1000);
-    engine.apply(Millis(1), Event::Reserved { set: SET, spare: 0, extents: ready, free, untried: Sectors(0) });
+    engine.apply(Millis(1), Event::Reserved { set: SET, session: 1, spare: 0, extents: ready, free, untried: Sectors(0) });
     let mut event = told(1, TargetErrorKind::Failed);
     if let Event::Errors { records, .. } = &mut event {
         records[0].op = Op::Read;
@@ -124,7 +124,10 @@ fn a_block_that_does_not_read_stays_where_it_is_otherwise() {
 fn a_storm_stops_spending_and_says_so() {
     let mut engine = engine(Policy::test_balanced());
     let ready = vec![Extent::new(Sector(88), Sectors(64)).unwrap()];
-    engine.apply(Millis(1), Event::Reserved { set: SET, spare: 0, extents: ready, free: Sectors(1000), untried: Sectors(0) });
+    engine.apply(
+        Millis(1),
+        Event::Reserved { set: SET, session: 1, spare: 0, extents: ready, free: Sectors(1000), untried: Sectors(0) },
+    );
     let alerts = |effects: &[Effect]| recorded(effects).iter().filter(|what| matches!(what, What::Alert { .. })).count();
     let mut alerted = 0;
     for seq in 0..64 {
@@ -155,7 +158,10 @@ fn a_storm_stops_spending_and_says_so() {
 fn served() -> Engine {
     let mut engine = engine(Policy::test_balanced());
     let ready = vec![Extent::new(Sector(88), Sectors(64)).unwrap()];
-    engine.apply(Millis(1), Event::Reserved { set: SET, spare: 0, extents: ready, free: Sectors(1000), untried: Sectors(0) });
+    engine.apply(
+        Millis(1),
+        Event::Reserved { set: SET, session: 1, spare: 0, extents: ready, free: Sectors(1000), untried: Sectors(0) },
+    );
     let effects = engine.apply(Millis(2), told(1, TargetErrorKind::Held));
     move_to_the_end(&mut engine, &effects);
     assert_eq!(places(&engine), [(80, 88)]);
@@ -244,6 +250,9 @@ fn without_other_space_of_that_spare_the_write_gets_its_error_with_the_reason() 
         move_to_the_end(&mut engine, &effects);
     }
     let effects = engine.apply(Millis(10), on_the_spare(2, TargetErrorKind::Held, Op::Write, 88));
+    assert!(effects.is_empty(), "new space is on its way: {effects:?}");
+    let full = Event::Reserved { set: SET, session: 1, spare: 0, extents: Vec::new(), free: Sectors(0), untried: Sectors(0) };
+    let effects = engine.apply(Millis(11), full);
     let given_up = effects.iter().find_map(|effect| match effect {
         Effect::Step { case, step: Step::GiveUp { .. }, .. } => Some(*case),
         _ => None,
@@ -253,4 +262,35 @@ fn without_other_space_of_that_spare_the_write_gets_its_error_with_the_reason() 
     let [What::NotRemapped { decision, .. }] = recorded(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(decision.rule, "target/spare");
     assert!(places(&engine).contains(&(80, 88)));
+}
+
+#[test]
+fn what_an_earlier_session_asked_for_is_not_handed_out() {
+    let mut engine = engine(Policy::test_balanced());
+    let extents = vec![Extent::new(Sector(88), Sectors(64)).unwrap()];
+    let late = |session| Event::Reserved {
+        set: SET,
+        session,
+        spare: 0,
+        extents: extents.clone(),
+        free: Sectors(1000),
+        untried: Sectors(0),
+    };
+    let ready = |engine: &Engine| engine.set(SET).unwrap().status().spares[0].ready;
+    engine.apply(Millis(1), late(0));
+    assert_eq!(ready(&engine), Sectors(0));
+    engine.apply(Millis(1), late(1));
+    assert_eq!(ready(&engine), Sectors(64));
+}
+
+#[test]
+fn a_write_that_meets_a_move_nobody_waited_for_is_waited_for() {
+    let mut engine = served();
+    let effects = engine.apply(Millis(10), on_the_spare(2, TargetErrorKind::Failed, Op::Write, 88));
+    let effects_of_held = engine.apply(Millis(11), on_the_spare(3, TargetErrorKind::Held, Op::Write, 88));
+    assert!(effects_of_held.is_empty(), "{effects_of_held:?}");
+    let case = effects.iter().find_map(|effect| if let Effect::Step { case, .. } = effect { Some(*case) } else { None });
+    let fenced = engine.apply(Millis(12), Event::Done { set: SET, case: case.unwrap(), outcome: Outcome::Fenced(1) });
+    let [Effect::Step { step: Step::Salvage { covered, .. }, .. }] = &fenced[..] else { panic!("{fenced:?}") };
+    assert_eq!(covered.len(), 1);
 }

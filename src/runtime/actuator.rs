@@ -7,6 +7,7 @@ use crate::actuate::steps::Actuator;
 use crate::engine::{CaseId, Event, Step};
 use crate::failpoint::reached;
 use crate::model::{Extent, Member, SetId};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -24,7 +25,7 @@ pub enum Cure {
 /// Work that nobody waits for, and that may take long on a dying disk.
 pub enum Trial {
     /// Write and read back newly reserved extents of a spare.
-    Verify(u16, Vec<Extent>),
+    Verify { session: u64, spare: u16, extents: Vec<Extent> },
     /// Find the sectors that do not read.
     Probe(CaseId, Extent),
     /// Read a range of a member, for a scrub.
@@ -82,7 +83,12 @@ pub fn start(
 ) -> std::io::Result<Hands> {
     let stop = Arc::new(AtomicBool::new(false));
     let engine = critical.clone();
-    let (cures, actuator) = thread("actuator", &stop, move |work| match work {
+    // The oldest case first, to its end: its fence has waited longest, and each lasts only so long.
+    let urgency = |cure: &Cure| match cure {
+        Cure::Retry(_) => 0,
+        Cure::Step(case, _) => case.0,
+    };
+    let (cures, actuator) = thread("actuator", &stop, urgency, move |work| match work {
         Cure::Step(case, step) => {
             let outcome = actuator.run(&step);
             tracing::debug!(?step, ?outcome, "step");
@@ -95,11 +101,13 @@ pub fn start(
         }
     })?;
     let engine = critical.clone();
-    let (trials, prober) = thread("prober", &stop, move |work| match work {
-        Trial::Verify(spare, extents) => {
+    // Cures may wait for new spare space, for the rest nobody does.
+    let urgency = |trial: &Trial| u64::from(!matches!(trial, Trial::Verify { .. }));
+    let (trials, prober) = thread("prober", &stop, urgency, move |work| match work {
+        Trial::Verify { session, spare, extents } => {
             let verified = prober.verify(spare, extents);
             reached("verified");
-            drop(out.send(Input::Verified { set, spare, verified }));
+            drop(out.send(Input::Verified { set, session, spare, verified }));
         }
         Trial::Probe(case, extent) => drop(engine.event(Event::Done { set, case, outcome: prober.probe(extent) })),
         Trial::Check(member, extent, tell) => drop(tell.send(prober.check(member, extent))),
@@ -110,10 +118,41 @@ pub fn start(
 fn thread<T: Send + 'static>(
     name: &str,
     stop: &Arc<AtomicBool>,
-    mut work: impl FnMut(T) + Send + 'static,
+    urgency: impl Fn(&T) -> u64 + Send + 'static,
+    work: impl FnMut(T) + Send + 'static,
 ) -> std::io::Result<(mpsc::Sender<T>, JoinHandle<()>)> {
     let (send, queue) = mpsc::channel();
     let stop = stop.clone();
-    let run = move || queue.into_iter().take_while(|_| !stop.load(Ordering::Acquire)).for_each(&mut work);
+    let run = move || by_urgency(&queue, urgency).take_while(|_| !stop.load(Ordering::Acquire)).for_each(work);
     Ok((send, critical::thread(name, run)?))
+}
+
+/// What is queued, the lowest number first, else in order; until the queue is empty and nobody can add to it any more.
+fn by_urgency<T>(queue: &mpsc::Receiver<T>, urgency: impl Fn(&T) -> u64) -> impl Iterator<Item = T> {
+    let mut waiting: BTreeMap<(u64, u64), T> = BTreeMap::new();
+    let mut count = 0;
+    std::iter::from_fn(move || {
+        let next = if waiting.is_empty() { queue.recv().ok() } else { None };
+        for work in next.into_iter().chain(queue.try_iter()) {
+            count += 1;
+            waiting.insert((urgency(&work), count), work);
+        }
+        waiting.pop_first().map(|(_, work)| work)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_urgent_comes_first_and_nothing_is_left() {
+        let (send, queue) = mpsc::channel();
+        [30, 10, 31, 20, 11].iter().for_each(|work| send.send(*work).unwrap());
+        let mut all = by_urgency(&queue, |work: &u64| work / 10);
+        assert_eq!((all.next(), all.next()), (Some(10), Some(11)));
+        send.send(12).unwrap();
+        drop(send);
+        assert_eq!(all.collect::<Vec<u64>>(), [12, 20, 30, 31]);
+    }
 }

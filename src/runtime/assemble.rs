@@ -172,7 +172,10 @@ pub fn open(candidate: &Candidate, settings: &Settings, seen: &Seen, writes: Wri
         let name = spare.node.display().to_string();
         // The set may have been given up since its header was read.
         match read_header(&io) {
-            Ok(found) if (found.header.set.id, found.header.spare) == (desc.id, index) => Ok((name, Box::new(io) as _)),
+            Ok(found) if (found.header.set.id, found.header.spare) == (desc.id, index) => {
+                let io = ImpatientDevice::new(io, open_member(spare)?).map_err(|error| error.to_string())?;
+                Ok((name, Box::new(io) as _))
+            }
             _ => Err(format!("{name} is not spare {index} of this set any more")),
         }
     });

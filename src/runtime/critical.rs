@@ -180,10 +180,10 @@ impl Owner {
                     hands.try_out(Trial::Probe(case, extent));
                 }
             }
-            Effect::Reserve { set, spare, want } => {
+            Effect::Reserve { set, session, spare, want } => {
                 // Without an answer the engine would wait for one for ever: it is to ask again.
-                let later = Event::Reserved { set, spare, extents: Vec::new(), free: want, untried: want };
-                return (!self.report(Report::Effect(Effect::Reserve { set, spare, want }))).then_some(later);
+                let later = Event::Reserved { set, session, spare, extents: Vec::new(), free: want, untried: want };
+                return (!self.report(Report::Effect(Effect::Reserve { set, session, spare, want }))).then_some(later);
             }
             other => drop(self.report(Report::Effect(other))),
         }

@@ -38,6 +38,8 @@ pub enum Input {
     Verified {
         /// The set.
         set: SetId,
+        /// The session that asked for them.
+        session: u64,
         /// The spare.
         spare: u16,
         /// The result.
@@ -287,10 +289,10 @@ impl Daemon {
     fn take(&mut self, input: Input) {
         match input {
             Input::NoSpace { set, spare, not_rebuilt } => self.no_space(set, spare, not_rebuilt),
-            Input::Verified { set, spare, verified } => self.verified(set, spare, verified),
+            Input::Verified { set, session, spare, verified } => self.verified(set, session, spare, verified),
             Input::Space { set, spare, free } => {
                 self.ask_again.remove(&(set, spare));
-                self.critical.event(Event::Reserved { set, spare, extents: Vec::new(), free, untried: Sectors(0) });
+                self.critical.event(Event::Space { set, spare, free });
             }
             Input::Devices => self.look(),
             Input::Mapped(set) => self.follow_partitions(set, || ()),

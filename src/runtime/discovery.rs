@@ -3,7 +3,7 @@
 use super::assemble::{self, Candidate, Opened};
 use super::daemon::*;
 use super::{actuator, inputs, watcher};
-use crate::edge::Store;
+use crate::edge::{Served, Store};
 use crate::engine::Event;
 use crate::model::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -204,12 +204,59 @@ impl Daemon {
                     );
                     tell(store, &desc, message);
                 }
-                if let Err(error) = store.rebuild(desc.id, spare, data, &live) {
-                    drop(out.send(Input::NoSpace { set: desc.id, spare, not_rebuilt: Some(error.to_string()) }));
+                if let Err(error) = follow(store, desc.id, spare, data, &live) {
+                    drop(out.send(Input::NoSpace { set: desc.id, spare, not_rebuilt: Some(error) }));
                 }
             }
         });
     }
+}
+
+/// Makes the allocator of a spare follow its table; not if that is older than what is known of it, since what is known is the last
+/// trace then of what was moved there. `live` is sorted by main.
+pub(super) fn follow(store: &dyn Store, set: SetId, spare: u16, data: Extent, live: &[Remap]) -> Result<(), String> {
+    let known = store.in_use(set, spare).map_err(|error| error.to_string())?;
+    let mut lost = beyond(&known, live);
+    if known.iter().any(|known| place_of(known.main, live).is_some_and(|at| at != known.at)) {
+        // It may lag behind a move, or the table may be from before one.
+        let told = store.told_remaps(set).map_err(|error| error.to_string())?;
+        lost.extend(moved_on(&told, spare, live));
+    }
+    if lost.is_empty() {
+        return store.rebuild(set, spare, data, live).map_err(|error| error.to_string());
+    }
+    let places: Vec<String> = lost.iter().take(8).map(|served| served.main.to_string()).collect();
+    let more = if lost.len() > 8 { ", …" } else { "" };
+    Err(format!(
+        "its table lacks {} remaps that were durable on it ({}{more}): reads there give what main had before. If an older copy of the \
+         spare was put back, close the device and attach the right one",
+        lost.len(),
+        places.join(", ")
+    ))
+}
+
+/// What the store knows to be served and no remap serves: it learns of a remap only when that is durable on the spare, and none is
+/// ever taken back.
+fn beyond(known: &[Served], live: &[Remap]) -> Vec<Served> {
+    let served = |known: &&Served| {
+        let next = live.partition_point(|remap| remap.main.start() <= known.main.start());
+        next.checked_sub(1).is_some_and(|before| live[before].main.covers(&known.main))
+    };
+    known.iter().filter(|known| !served(known)).copied().collect()
+}
+
+fn place_of(main: Extent, live: &[Remap]) -> Option<Sector> {
+    let found = live.binary_search_by_key(&main.start(), |remap| remap.main.start()).ok()?;
+    Some(live[found].at)
+}
+
+/// What history has newer remaps of on this spare than the table.
+fn moved_on(told: &[Remap], spare: u16, live: &[Remap]) -> Vec<Served> {
+    let newer = |told: &&Remap| {
+        let found = live.binary_search_by_key(&told.main.start(), |remap| remap.main.start());
+        told.spare == spare && found.is_ok_and(|found| live[found].seq < told.seq && live[found].main == told.main)
+    };
+    told.iter().filter(newer).map(|told| Served { main: told.main, at: told.at }).collect()
 }
 
 /// Writes an alert from the store's own thread.
@@ -218,5 +265,33 @@ fn tell(store: &dyn Store, desc: &SetDescription, message: String) {
     let entry = Entry { number: 0, at: now(), set: desc.id, name: desc.name.clone(), what: What::Alert { message } };
     if let Err(error) = store.append(&entry) {
         tracing::error!(%error, "history could not be written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remap(main: u64, len: u64) -> Remap {
+        let main = Extent::new(Sector(main), Sectors(len)).unwrap();
+        Remap { main, spare: 0, at: Sector(900), flags: RemapFlags::default(), seq: 1 }
+    }
+
+    #[test]
+    fn a_table_that_lacks_what_is_known_is_older() {
+        let known = [(8, 8), (24, 8), (40, 16)].map(|(main, len)| Served { main: remap(main, len).main, at: Sector(900) });
+        let lacks = |live: &[Remap]| beyond(&known, live).iter().map(|served| served.main.start().0).collect::<Vec<_>>();
+        assert_eq!(lacks(&[remap(8, 8), remap(24, 8), remap(40, 16), remap(80, 8)]), Vec::<u64>::new(), "the store may lag");
+        assert_eq!(lacks(&[remap(8, 8), remap(40, 8)]), [24, 40]);
+        assert_eq!(lacks(&[]), [8, 24, 40]);
+    }
+
+    #[test]
+    fn a_table_from_before_a_move_is_older() {
+        let (before, after) = (remap(8, 8), Remap { at: Sector(1000), seq: 5, ..remap(8, 8) });
+        assert_eq!(moved_on(&[before, after], 0, &[before]), [Served { main: before.main, at: Sector(1000) }]);
+        assert_eq!(moved_on(&[before, after], 0, &[after]), [], "the store may lag");
+        assert_eq!(moved_on(&[after], 1, &[before]), [], "another spare's");
+        assert_eq!((place_of(before.main, &[before]), place_of(before.main, &[])), (Some(Sector(900)), None));
     }
 }

@@ -3,6 +3,7 @@
 use super::actuator::Trial;
 use super::critical::Report;
 use super::daemon::*;
+use super::discovery::follow;
 use super::seen::Place;
 use crate::actuate::probe::Verified;
 use crate::edge::ExtentState;
@@ -49,7 +50,7 @@ impl Daemon {
 
     fn run_effect(&mut self, effect: Effect) {
         match effect {
-            Effect::Reserve { set, spare, want } => self.reserve(set, spare, want),
+            Effect::Reserve { set, session, spare, want } => self.reserve(set, session, spare, want),
             Effect::MarkInUse { set, remap } => {
                 let state = ExtentState::InUse { main: remap.main.start() };
                 self.mark(set, remap.spare, remap.spare_extent(), state);
@@ -74,13 +75,13 @@ impl Daemon {
         });
     }
 
-    pub(super) fn reserve(&self, set: SetId, spare: u16, want: crate::model::Sectors) {
+    pub(super) fn reserve(&self, set: SetId, session: u64, spare: u16, want: Sectors) {
         let Some(serving) = self.serving.get(&set) else { return };
         let (block, trials, out) = (serving.desc.block(), serving.trials.clone(), self.out.clone());
         self.store.queue(move |store| match store.reserve(set, spare, want, block) {
             Ok(extents) => {
                 reached("batch reserved");
-                drop(trials.send(Trial::Verify(spare, extents)));
+                drop(trials.send(Trial::Verify { session, spare, extents }));
             }
             Err(error) => {
                 tracing::warn!(%error, "no spare space could be reserved");
@@ -89,7 +90,7 @@ impl Daemon {
         });
     }
 
-    pub(super) fn verified(&mut self, set: SetId, spare: u16, verified: Verified) {
+    pub(super) fn verified(&mut self, set: SetId, session: u64, spare: u16, verified: Verified) {
         let Verified { good, bad, untried } = verified;
         let (out, critical) = (self.out.clone(), self.critical.clone());
         self.store.queue(move |store| {
@@ -106,7 +107,7 @@ impl Daemon {
             }
             // What could not be tried may still become ready.
             let free = usage.map(|usage| usage.free).unwrap_or_default();
-            critical.event(Event::Reserved { set, spare, extents: good, free, untried });
+            critical.event(Event::Reserved { set, session, spare, extents: good, free, untried });
         });
     }
 
@@ -120,7 +121,7 @@ impl Daemon {
                 format!("nothing can be moved to spare {spare} until its free space is known; tried again each minute: {why}");
             self.record(Entry { number: 0, at: now(), set, name, what: What::Alert { message } });
         }
-        self.critical.event(Event::Reserved { set, spare, extents: Vec::new(), free: Sectors(0), untried: Sectors(0) });
+        self.critical.event(Event::Space { set, spare, free: Sectors(0) });
     }
 
     /// Asks the store again what is free where it could not say.
@@ -146,10 +147,11 @@ impl Daemon {
                 let queued = store.try_queue(move |store| {
                     // Built only if it never was: what was handed out must not become free. As nothing was, the table has not changed.
                     let built = store.reserve(set, spare, Sectors(0), block).is_ok();
-                    let rebuilt = if built { Ok(()) } else { store.rebuild(set, spare, data, &live) };
-                    let input = match rebuilt.and_then(|()| store.usage(set, spare)) {
+                    let rebuilt = if built { Ok(()) } else { follow(store, set, spare, data, &live) };
+                    let usage = || store.usage(set, spare).map_err(|error| error.to_string());
+                    let input = match rebuilt.and_then(|()| usage()) {
                         Ok(usage) => Input::Space { set, spare, free: usage.free },
-                        Err(error) => Input::NoSpace { set, spare, not_rebuilt: (!built).then(|| error.to_string()) },
+                        Err(error) => Input::NoSpace { set, spare, not_rebuilt: (!built).then_some(error) },
                     };
                     drop(out.send(input));
                 });

@@ -10,7 +10,7 @@ use crate::actuate::activate;
 use crate::actuate::probe::Checked;
 use crate::control::{Reason, ScrubOrder, ScrubReport};
 use crate::engine::{Event, Part};
-use crate::model::{Extent, Member, ScrubProgress, ScrubState, ScrubSummary, Sector, Sectors, SetId, SetName};
+use crate::model::{Extent, ScrubProgress, ScrubState, ScrubSummary, Sector, Sectors, SetId, SetName};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -231,15 +231,15 @@ impl Worker {
     }
 
     /// The blocks that do not read, neighbours joined.
-    async fn read(&self, work: &Work) -> Result<Vec<(Member, Extent)>, Break> {
-        let mut bad: Vec<(Member, Extent)> = Vec::new();
+    async fn read(&self, work: &Work) -> Result<Vec<Part>, Break> {
+        let mut bad: Vec<Part> = Vec::new();
         for part in &work.parts {
             if self.check(part).await? {
                 continue;
             }
             for block in part.blocks(work.block) {
                 if !self.check(&block).await? {
-                    add(&mut bad, block.member, block.main);
+                    add(&mut bad, block);
                 }
             }
         }
@@ -260,16 +260,16 @@ impl Worker {
         }
     }
 
-    fn reached(&self, until: Sector, bad: &[(Member, Extent)], block: Sectors) {
-        let blocks: u64 = bad.iter().map(|(_, extent)| extent.len().0.div_ceil(block.0)).sum();
+    fn reached(&self, until: Sector, bad: &[Part], block: Sectors) {
+        let blocks: u64 = bad.iter().map(|part| part.main.len().0.div_ceil(block.0)).sum();
         let goes_on = self.change(|progress| {
             progress.next = until;
             progress.bad_blocks += blocks;
             progress.state = ScrubState::Running;
         });
         if goes_on {
-            for &(member, extent) in bad {
-                self.critical.event(Event::Found { set: self.set, member, extent });
+            for &part in bad {
+                self.critical.event(Event::Found { set: self.set, part });
             }
         }
     }
@@ -289,16 +289,18 @@ impl Worker {
 }
 
 /// Adds a block; one that follows the last one is joined to it.
-fn add(bad: &mut Vec<(Member, Extent)>, member: Member, block: Extent) {
-    if let Some((last, extent)) = bad.last_mut() {
-        if *last == member && extent.end() == block.start() {
-            if let Ok(joined) = Extent::new(extent.start(), Sectors(extent.len().0 + block.len().0)) {
-                *extent = joined;
-                return;
-            }
+fn add(bad: &mut Vec<Part>, block: Part) {
+    let joined = |a: Extent, b: Extent| {
+        if a.end() == b.start() { Extent::new(a.start(), Sectors(a.len().0 + b.len().0)).ok() } else { None }
+    };
+    let last = bad.last_mut().filter(|last| last.member == block.member);
+    if let Some(last) = last {
+        if let (Some(at), Some(main)) = (joined(last.at, block.at), joined(last.main, block.main)) {
+            (last.at, last.main) = (at, main);
+            return;
         }
     }
-    bad.push((member, block));
+    bad.push(block);
 }
 
 /// What applications do with the device. The scrub itself reads the disks below it and does not count.
@@ -336,6 +338,7 @@ fn counts(text: &str) -> Option<Counts> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Member;
 
     #[test]
     fn what_applications_do_is_seen() {
@@ -356,9 +359,9 @@ mod tests {
         let extent = |start| Extent::new(Sector(start), Sectors(8)).unwrap();
         let mut bad = Vec::new();
         for (member, start) in [(Member::Main, 0), (Member::Main, 8), (Member::Spare(0), 16), (Member::Main, 32)] {
-            add(&mut bad, member, extent(start));
+            add(&mut bad, Part { member, at: extent(start), main: extent(start) });
         }
-        let found: Vec<_> = bad.iter().map(|(member, extent)| (*member, extent.start().0, extent.len().0)).collect();
+        let found: Vec<_> = bad.iter().map(|part| (part.member, part.main.start().0, part.main.len().0)).collect();
         assert_eq!(found, [(Member::Main, 0, 16), (Member::Spare(0), 16, 8), (Member::Main, 32, 8)]);
     }
 }

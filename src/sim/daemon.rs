@@ -21,7 +21,7 @@ const LEASE_MS: u64 = 5_000;
 /// For the actuator's thread.
 enum Work {
     Step(CaseId, Step),
-    Verify(u16, Vec<Extent>),
+    Verify(u64, u16, Vec<Extent>),
     Retry(Extent),
     Probe(CaseId, Extent),
 }
@@ -29,9 +29,9 @@ enum Work {
 /// For the store's thread.
 enum Job {
     Rebuild(Vec<Remap>),
-    Reserve(u16, Sectors),
+    Reserve(u64, u16, Sectors),
     Mark(u16, Extent, ExtentState),
-    Verified(u16, Verified),
+    Verified(u64, u16, Verified),
     Append(Box<crate::model::Entry>),
 }
 
@@ -166,10 +166,10 @@ impl Daemon {
                     self.inbox.push_back(Event::Done { set: self.set, case, outcome });
                 }
             }
-            Some(Work::Verify(spare, extents)) => {
+            Some(Work::Verify(session, spare, extents)) => {
                 self.doing("verify");
                 let verified = self.prober.verify(spare, extents);
-                self.jobs.push_back(Job::Verified(spare, verified));
+                self.jobs.push_back(Job::Verified(session, spare, verified));
             }
             Some(Work::Probe(case, extent)) => {
                 self.doing("probe");
@@ -195,18 +195,18 @@ impl Daemon {
                     }
                 }
             }
-            Some(Job::Reserve(spare, want)) => match self.store.reserve(set, spare, want, self.block) {
-                Ok(extents) => self.work.push_back(Work::Verify(spare, extents)),
-                Err(_) => self.jobs.push_back(Job::Verified(spare, Verified::default())),
+            Some(Job::Reserve(session, spare, want)) => match self.store.reserve(set, spare, want, self.block) {
+                Ok(extents) => self.work.push_back(Work::Verify(session, spare, extents)),
+                Err(_) => self.jobs.push_back(Job::Verified(session, spare, Verified::default())),
             },
             Some(Job::Mark(spare, extent, state)) => drop(self.store.mark(set, spare, extent, state)),
-            Some(Job::Verified(spare, Verified { good, bad, untried })) => {
+            Some(Job::Verified(session, spare, Verified { good, bad, untried })) => {
                 for extent in bad {
                     self.check_bad(spare, extent);
                     drop(self.store.mark(set, spare, extent, ExtentState::Bad));
                 }
                 let free = self.store.usage(set, spare).map(|usage| usage.free).unwrap_or_default();
-                self.inbox.push_back(Event::Reserved { set, spare, extents: good, free, untried });
+                self.inbox.push_back(Event::Reserved { set, session, spare, extents: good, free, untried });
             }
             Some(Job::Append(entry)) => drop(self.store.append(&entry)),
         }
@@ -238,7 +238,7 @@ impl Daemon {
             Effect::Step { case, step, .. } => self.work.push_back(Work::Step(case, step)),
             Effect::Probe { case, extent, .. } => self.work.push_back(Work::Probe(case, extent)),
             Effect::Retry { extent, .. } => self.work.push_back(Work::Retry(extent)),
-            Effect::Reserve { spare, want, .. } => self.jobs.push_back(Job::Reserve(spare, want)),
+            Effect::Reserve { session, spare, want, .. } => self.jobs.push_back(Job::Reserve(session, spare, want)),
             Effect::MarkInUse { remap, .. } => {
                 self.check_spent(&remap);
                 let state = ExtentState::InUse { main: remap.main.start() };

@@ -233,10 +233,13 @@ impl World {
         let mut machine = self.shared.lock();
         let spares = machine.desc.spares.len() as u64;
         let drive = if machine.random.chance(2, 3) { 0 } else { machine.random.within(1, spares) as usize };
-        // A spare that is bad all over cures nothing, and nothing happens any more.
-        let used_up =
-            |drive: usize| machine.drives[drive].ever_bad.len() as u64 * 3 > machine.desc.geometry[drive - 1].data.len().0;
-        let drive = if drive > 0 && used_up(drive) { 0 } else { drive };
+        // A disk that is bad all over is dead, and nothing happens any more.
+        let bad = |drive: usize| machine.drives[drive].ever_bad.len() as u64 * 3;
+        let used_up = |drive: usize| match drive {
+            0 => bad(0) > machine.shape.main,
+            spare => bad(spare) > machine.desc.geometry[spare - 1].data.len().0,
+        };
+        let Some(drive) = [drive, 0].into_iter().find(|drive| !used_up(*drive)) else { return };
         match machine.random.below(12) {
             0 => {
                 let kind = *machine.random.pick(&[ErrorKind::Transport, ErrorKind::Timeout, ErrorKind::Gone]);

@@ -48,8 +48,8 @@ fn a_daemon_may_come_and_go() -> Result<()> {
     trial.killed_while_sectors_fail()?;
     trial.history_is_pruned()?;
     trial.policies()?;
-    trial.stopped()?;
     trial.told()?;
+    trial.stopped()?;
     trial.spare_missing_at_boot()?;
     trial.main_missing_at_boot()?;
     trial.whole_again()
