@@ -210,7 +210,8 @@ echo "$without"
         let pid = self.vm.ok("pidof remap-guardian")?;
         let threads = self.vm.ok(&format!("grep -lxE 'engine|watcher|actuator|reader' /proc/{pid}/task/*/comm | cut -d/ -f5"))?;
         let threads: Vec<&str> = threads.lines().collect();
-        ensure!(threads.len() == 4, "not the threads of one set: {threads:?}");
+        // A reader for main and one for the spare.
+        ensure!(threads.len() == 5, "not the threads of one set: {threads:?}");
         let list = threads.join(" ");
         let signal = self.vm.path("signal");
         self.vm.ok(&format!(
