@@ -147,4 +147,14 @@ mod tests {
         assert_eq!((refused.action, refused.rule.as_str()), (Action::Observe, "balanced/spending.blocks_per_hour"));
         assert!(refused.reason.contains("10 spent"), "{}", refused.reason);
     }
+
+    #[test]
+    fn a_day_has_a_bound_of_its_own() {
+        let mut policy = policy();
+        policy.spending.blocks_per_day = 20;
+        let with = |spent| Ledger { blocks_last_day: spent, ..one_block() };
+        assert_eq!(decide(&policy, &with(19), &fault(Op::Write, ErrorClass::Medium)).action, Action::Remap);
+        let refused = decide(&policy, &with(20), &fault(Op::Write, ErrorClass::Medium));
+        assert_eq!((refused.action, refused.rule.as_str()), (Action::Observe, "balanced/spending.blocks_per_day"));
+    }
 }
