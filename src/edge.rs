@@ -76,6 +76,13 @@ pub enum FenceState {
     Failed,
 }
 
+impl FenceState {
+    /// Whether it lets no I/O through before an outcome.
+    pub fn is_sealed(self) -> bool {
+        matches!(self, FenceState::Sealed | FenceState::Failed)
+    }
+}
+
 /// One fence, as the target lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fence {

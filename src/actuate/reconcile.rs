@@ -3,7 +3,7 @@
 
 use super::SpareTable;
 use super::steps::{FENCE_MS, OpenSpare};
-use crate::edge::{BlockIo, Fence, FenceId, FenceState, Target, TargetFault};
+use crate::edge::{BlockIo, Fence, FenceId, Target, TargetFault};
 use crate::model::{Extent, Remap, Sector, SetDescription};
 use std::collections::BTreeMap;
 
@@ -71,18 +71,17 @@ fn reconcile(target: &dyn Target, truth: &[Remap], closed: bool) -> Result<Vec<S
     let live: BTreeMap<Sector, Remap> =
         target.dump().map_err(text)?.into_iter().map(|remap| (remap.main.start(), remap)).collect();
     let known: BTreeMap<Sector, &Remap> = truth.iter().map(|remap| (remap.main.start(), remap)).collect();
-    let same = |a: &Remap, b: &Remap| (a.main, a.spare, a.at) == (b.main, b.spare, b.at);
     let fences = target.fences().map_err(text)?;
-    let sealed = |fence: &&Fence| matches!(fence.state, FenceState::Sealed | FenceState::Failed);
     // A move on the spare is recorded first, under a seal. Without one a record has vanished.
     let moving = |old: &Remap, new: &Remap| {
-        old.main == new.main && old.spare == new.spare && fences.iter().filter(sealed).any(|fence| fence.extent.covers(&old.main))
+        let sealed = |fence: &Fence| fence.state.is_sealed() && fence.extent.covers(&old.main);
+        old.main == new.main && old.spare == new.spare && fences.iter().any(sealed)
     };
-    let fits = |remap: &Remap| known.get(&remap.main.start()).is_some_and(|k| same(k, remap) || moving(remap, k));
+    let fits = |remap: &Remap| known.get(&remap.main.start()).is_some_and(|k| k.same_place(remap) || moving(remap, k));
     if let Some(stray) = live.values().find(|remap| !fits(remap)) {
         return Err(format!("the kernel maps main sectors {} to a place that no spare records", stray.main));
     }
-    let is_live = |remap: &&Remap| live.get(&remap.main.start()).is_some_and(|live| same(live, remap));
+    let is_live = |remap: &&Remap| live.get(&remap.main.start()).is_some_and(|live| live.same_place(remap));
     let missing: Vec<Remap> = truth.iter().filter(|remap| !is_live(remap)).copied().collect();
     if closed {
         target.load(&missing).map_err(text)?;
@@ -92,7 +91,7 @@ fn reconcile(target: &dyn Target, truth: &[Remap], closed: bool) -> Result<Vec<S
     for remap in &missing {
         let left = fences.iter().find(|fence| fence.extent.covers(&remap.main)).map(|fence| (fence.id, fence.state));
         let (fence, since) = match left {
-            Some((id, FenceState::Sealed | FenceState::Failed)) => (id, ""),
+            Some((id, state)) if state.is_sealed() => (id, ""),
             other => {
                 let id = seal_anew(target, remap.main, other.map(|(id, _)| id)).map_err(text)?;
                 (id, "; no fence had kept writes away meanwhile, so those since the record may be on main only")

@@ -182,7 +182,12 @@ impl SpareTable {
 
     /// Whether a record names any of these sectors of the spare.
     pub fn is_taken(&self, extent: Extent) -> bool {
-        self.taken.range(..extent.end().0).next_back().is_some_and(|(_, taken)| taken.overlaps(&extent))
+        self.taken_of(&extent).is_some()
+    }
+
+    fn taken_of(&self, extent: &Extent) -> Option<&Extent> {
+        let (_, last) = self.taken.range(..extent.end().0).next_back()?;
+        last.overlaps(extent).then_some(last)
     }
 
     /// Records that can still be added.
@@ -303,8 +308,8 @@ impl SpareTable {
         if let Some((_, found)) = replaced.filter(|(_, found)| found.main != remap.main) {
             return Err(NotWritten::Overlap(found.main));
         }
-        let sharing = self.taken.range(..extent.end().0).next_back().filter(|(_, taken)| taken.overlaps(&extent));
-        if sharing.is_some_and(|(_, taken)| *taken != extent || replaced.is_none_or(|(_, found)| found.at != remap.at)) {
+        let sharing = self.taken_of(&extent);
+        if sharing.is_some_and(|taken| *taken != extent || replaced.is_none_or(|(_, found)| found.at != remap.at)) {
             return Err(NotWritten::Overlap(remap.main));
         }
         match replaced {

@@ -151,8 +151,7 @@ impl Actuator {
 
     /// Whether the target follows the remap: a message that reports an error may have been done all the same.
     fn is_live(&self, remap: &Remap) -> bool {
-        let same = |live: &Remap| (live.main, live.spare, live.at) == (remap.main, remap.spare, remap.at);
-        self.target.dump().is_ok_and(|live| live.iter().any(same))
+        self.target.dump().is_ok_and(|live| live.iter().any(|live| live.same_place(remap)))
     }
 
     /// Gives the table block its second good copy. Nothing depends on it now; a later corruption of the first one would.

@@ -136,3 +136,10 @@ pub struct Case {
     /// When an effect that can be repeated was last tried.
     pub tried_at: Millis,
 }
+
+impl Case {
+    /// Whether it is about to move any of these sectors.
+    pub fn cures(&self, extent: &Extent) -> bool {
+        self.stage != Stage::Probing && self.fault.extent.overlaps(extent)
+    }
+}

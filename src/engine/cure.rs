@@ -18,8 +18,7 @@ impl SetState {
     pub(super) fn on_held(&mut self, now: Millis, fault: Fault, next_case: &mut u64) -> Vec<Effect> {
         let mut effects = Vec::new();
         // A write is narrowed piece by piece: more of it may become known while its cure is under way.
-        let meets = |case: &&mut Case| case.stage != Stage::Probing && case.fault.extent.overlaps(&fault.extent);
-        for case in self.cases.values_mut().filter(meets).filter(|_| fault.held) {
+        for case in self.cases.values_mut().filter(|case| fault.held && case.cures(&fault.extent)) {
             // A cure that nobody waited for becomes one that this write waits for.
             case.fault.held = true;
             case.fault.covered.extend(fault.covered.iter().copied());
@@ -42,15 +41,14 @@ impl SetState {
                 }
                 continue;
             }
-            let open = |case: &Case| case.stage != Stage::Probing && case.fault.extent.overlaps(&piece);
-            if self.cases.values().any(open) || self.waiting.iter().any(|fault| fault.extent.overlaps(&piece)) {
+            if self.cases.values().any(|case| case.cures(&piece))
+                || self.waiting.iter().any(|fault| fault.extent.overlaps(&piece))
+            {
                 continue;
             }
-            match parts.last_mut() {
-                Some(last) if last.end() == piece.start() => {
-                    *last = Extent::new(last.start(), Sectors(last.len().0 + piece.len().0)).expect("neighbours join");
-                }
-                _ => parts.push(piece),
+            match parts.last().and_then(|last| last.join(&piece)) {
+                Some(joined) => *parts.last_mut().expect("it was joined to it") = joined,
+                None => parts.push(piece),
             }
         }
         parts

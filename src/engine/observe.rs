@@ -55,17 +55,8 @@ impl SetState {
     /// Sectors of a spare failed that serve main.
     fn on_spare_error(&mut self, now: Millis, error: &TargetError, extent: Option<Extent>, next_case: &mut u64) -> Vec<Effect> {
         let Some(extent) = extent.filter(|_| error.class.may_be_medium() && !self.is_stale(error)) else { return Vec::new() };
-        let fault = Fault {
-            set: self.id(),
-            member: error.member,
-            op: error.op,
-            extent,
-            class: error.class,
-            held: false,
-            covered: Vec::new(),
-            late: false,
-            at: Millis(now.0.saturating_sub(error.age_ms)),
-        };
+        let at = Millis(now.0.saturating_sub(error.age_ms));
+        let fault = self.fault(error.member, error.op, extent, error.class, at);
         self.relocate(now, &fault, next_case)
     }
 
@@ -87,15 +78,17 @@ impl SetState {
         let evidence = self.evidence(now, member, &extent);
         let what = What::Error { member, op, extent: Some(extent), class, unreadable, meaning, evidence };
         let mut effects = vec![Effect::Record(self.entry(now, what))];
-        let covered = Vec::new();
-        let fault =
-            Fault { set: self.id(), member, op, extent, class: ErrorClass::Ioerr, held: false, covered, late: false, at: now };
+        let fault = self.fault(member, op, extent, ErrorClass::Ioerr, now);
         // It may have moved while the scrub read.
-        let serves = |remap: &Remap| Member::Spare(remap.spare) == member && remap.spare_extent().contains(part.at.start());
-        if self.remap_at(extent.start()).is_some_and(serves) {
+        if self.serves(member, part.at.start(), extent) {
             effects.extend(self.relocate(now, &fault, next_case));
         }
         effects
+    }
+
+    /// A fault that no write waits for.
+    pub(super) fn fault(&self, member: Member, op: Op, extent: Extent, class: ErrorClass, at: Millis) -> Fault {
+        Fault { set: self.id(), member, op, extent, class, held: false, covered: Vec::new(), late: false, at }
     }
 
     /// Has the sectors found that do not read, unless a case is about them already.
@@ -113,17 +106,7 @@ impl SetState {
         }
         let id = CaseId(*next_case);
         *next_case += 1;
-        let fault = Fault {
-            set: self.id(),
-            member: Member::Main,
-            op: Op::Read,
-            extent,
-            class,
-            held: false,
-            covered: Vec::new(),
-            late: false,
-            at: now,
-        };
+        let fault = self.fault(Member::Main, Op::Read, extent, class, now);
         let case = Case {
             id,
             fault,

@@ -2,7 +2,6 @@
 //! record of the new place replaces that of the old one in a single write.
 
 use super::Effect;
-use super::case::Stage;
 use super::cure::MAX_CURES;
 use super::set::SetState;
 use crate::model::*;
@@ -13,9 +12,13 @@ impl SetState {
     /// Whether a record tells of a place that serves its sectors no more, or not yet: it was written before a move that we know
     /// of, or after one that we are about to hear of.
     pub(super) fn is_stale(&self, record: &TargetError) -> bool {
-        let (Member::Spare(spare), Some(main)) = (record.member, record.main) else { return false };
-        let serves = |remap: &Remap| remap.spare == spare && remap.spare_extent().contains(record.member_sector);
-        !self.remap_at(main.start()).is_some_and(serves)
+        record.member != Member::Main && record.main.is_some_and(|main| !self.serves(record.member, record.member_sector, main))
+    }
+
+    /// Whether this place of a spare serves the first of these sectors of main.
+    pub(super) fn serves(&self, member: Member, at: Sector, main: Extent) -> bool {
+        let there = |remap: &Remap| Member::Spare(remap.spare) == member && remap.spare_extent().contains(at);
+        self.remap_at(main.start()).is_some_and(there)
     }
 
     /// Moves every remap whose sectors of the spare failed. Whoever nobody waits for moves only if it can at once.
@@ -25,8 +28,7 @@ impl SetState {
         let moving: Vec<Remap> = self.remaps.values().filter(served).copied().collect();
         let mut effects = Vec::new();
         for from in moving {
-            let open = |case: &super::case::Case| case.stage != Stage::Probing && case.fault.extent.overlaps(&from.main);
-            if self.cases.values().any(open) {
+            if self.cases.values().any(|case| case.cures(&from.main)) {
                 continue;
             }
             let fault = Fault { extent: from.main, ..fault.clone() };

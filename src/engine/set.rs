@@ -208,17 +208,7 @@ impl SetState {
             }
             Event::Asked { extent, .. } => {
                 let Some(extent) = whole_blocks(extent, self.desc.block(), self.desc.main.sectors) else { return Vec::new() };
-                let fault = Fault {
-                    set: self.id(),
-                    member: Member::Main,
-                    op: Op::Write,
-                    extent,
-                    class: ErrorClass::Other,
-                    held: false,
-                    covered: Vec::new(),
-                    late: false,
-                    at: now,
-                };
+                let fault = self.fault(Member::Main, Op::Write, extent, ErrorClass::Other, now);
                 self.on_held(now, fault, next_case)
             }
             Event::Found { part, .. } => self.on_found(now, part, next_case),

@@ -25,6 +25,16 @@ pub struct Entry {
     pub what: What,
 }
 
+impl What {
+    /// The remap that it tells of, if it tells of one that became live.
+    pub fn remap(&self) -> Option<Remap> {
+        match self {
+            What::Remapped { remap, .. } | What::Relocated { remap, .. } => Some(*remap),
+            _ => None,
+        }
+    }
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]

@@ -26,6 +26,11 @@ pub struct Remap {
 }
 
 impl Remap {
+    /// Whether both serve the same range of main at the same place, whatever is known of the content.
+    pub fn same_place(&self, other: &Remap) -> bool {
+        (self.main, self.spare, self.at) == (other.main, other.spare, other.at)
+    }
+
     /// The range on the spare.
     pub fn spare_extent(&self) -> Extent {
         Extent::new(self.at, self.main.len()).expect("a remap's spare range was checked when it was made")

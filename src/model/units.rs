@@ -150,6 +150,11 @@ impl Extent {
         self.start < other.end() && other.start < self.end()
     }
 
+    /// This range and the one that begins where it ends as one; `None` if `next` begins elsewhere.
+    pub fn join(&self, next: &Extent) -> Option<Extent> {
+        if self.end() == next.start { Extent::new(self.start, Sectors(self.len.0 + next.len.0)).ok() } else { None }
+    }
+
     /// The smallest extent of whole `unit`-sized blocks that covers this one; `None` on overflow.
     pub fn align_outward(&self, unit: Sectors) -> Option<Extent> {
         let start = self.start.align_down(unit);

@@ -15,13 +15,7 @@ impl Reserve {
     pub fn add(&mut self, extents: impl IntoIterator<Item = Extent>) {
         self.free.extend(extents);
         self.free.sort();
-        self.free.dedup_by(|next, last| match Extent::new(last.start(), Sectors(last.len().0 + next.len().0)) {
-            Ok(joined) if last.end() == next.start() => {
-                *last = joined;
-                true
-            }
-            _ => false,
-        });
+        self.free.dedup_by(|next, last| last.join(next).map(|joined| *last = joined).is_some());
     }
 
     /// Takes the first `len` sectors that lie together, if there are any.

@@ -238,24 +238,23 @@ pub(super) fn follow(store: &dyn Store, set: SetId, spare: u16, data: Extent, li
 /// What the store knows to be served and no remap serves: it learns of a remap only when that is durable on the spare, and none is
 /// ever taken back.
 fn beyond(known: &[Served], live: &[Remap]) -> Vec<Served> {
-    let served = |known: &&Served| {
-        let next = live.partition_point(|remap| remap.main.start() <= known.main.start());
-        next.checked_sub(1).is_some_and(|before| live[before].main.covers(&known.main))
-    };
-    known.iter().filter(|known| !served(known)).copied().collect()
+    known.iter().filter(|known| serving(known.main, live).is_none()).copied().collect()
+}
+
+/// The remap that serves all of a range.
+fn serving(main: Extent, live: &[Remap]) -> Option<&Remap> {
+    let next = live.partition_point(|remap| remap.main.start() <= main.start());
+    next.checked_sub(1).map(|before| &live[before]).filter(|remap| remap.main.covers(&main))
 }
 
 fn place_of(main: Extent, live: &[Remap]) -> Option<Sector> {
-    let found = live.binary_search_by_key(&main.start(), |remap| remap.main.start()).ok()?;
-    Some(live[found].at)
+    serving(main, live).filter(|remap| remap.main.start() == main.start()).map(|remap| remap.at)
 }
 
 /// What history has newer remaps of on this spare than the table.
 fn moved_on(told: &[Remap], spare: u16, live: &[Remap]) -> Vec<Served> {
-    let newer = |told: &&Remap| {
-        let found = live.binary_search_by_key(&told.main.start(), |remap| remap.main.start());
-        told.spare == spare && found.is_ok_and(|found| live[found].seq < told.seq && live[found].main == told.main)
-    };
+    let older = |now: &Remap, told: &Remap| now.main == told.main && now.seq < told.seq;
+    let newer = |told: &&Remap| told.spare == spare && serving(told.main, live).is_some_and(|now| older(now, told));
     told.iter().filter(newer).map(|told| Served { main: told.main, at: told.at }).collect()
 }
 

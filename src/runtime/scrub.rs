@@ -10,7 +10,7 @@ use crate::actuate::activate;
 use crate::actuate::probe::Checked;
 use crate::control::{Reason, ScrubOrder, ScrubReport};
 use crate::engine::{Event, Part};
-use crate::model::{Extent, ScrubProgress, ScrubState, ScrubSummary, Sector, Sectors, SetId, SetName};
+use crate::model::{ScrubProgress, ScrubState, ScrubSummary, Sector, Sectors, SetId, SetName};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -290,12 +290,8 @@ impl Worker {
 
 /// Adds a block; one that follows the last one is joined to it.
 fn add(bad: &mut Vec<Part>, block: Part) {
-    let joined = |a: Extent, b: Extent| {
-        if a.end() == b.start() { Extent::new(a.start(), Sectors(a.len().0 + b.len().0)).ok() } else { None }
-    };
-    let last = bad.last_mut().filter(|last| last.member == block.member);
-    if let Some(last) = last {
-        if let (Some(at), Some(main)) = (joined(last.at, block.at), joined(last.main, block.main)) {
+    if let Some(last) = bad.last_mut().filter(|last| last.member == block.member) {
+        if let (Some(at), Some(main)) = (last.at.join(&block.at), last.main.join(&block.main)) {
             (last.at, last.main) = (at, main);
             return;
         }
@@ -338,7 +334,7 @@ fn counts(text: &str) -> Option<Counts> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Member;
+    use crate::model::{Extent, Member};
 
     #[test]
     fn what_applications_do_is_seen() {

@@ -21,9 +21,8 @@ impl Machine {
             Ok(recorded) => recorded,
             Err(problem) => return self.violated(problem),
         };
-        let key = |remap: &Remap| (remap.main, remap.spare, remap.at);
         for remap in &live {
-            match recorded.iter().find(|record| key(record) == key(remap)) {
+            match recorded.iter().find(|record| record.same_place(remap)) {
                 // Nothing reaches the old place of a move whose record is there: its range is sealed.
                 None if recorded.iter().any(|record| record.main == remap.main) && kernel.is_sealed(remap.main) => {}
                 None => return self.violated(format!("S3: main {} is mapped and no medium records it", remap.main)),
@@ -33,12 +32,12 @@ impl Machine {
                 Some(_) => {}
             }
         }
-        let stands = |old: &Remap| recorded.iter().any(|r| key(r) == key(old) || (r.main == old.main && r.seq > old.seq));
+        let stands = |old: &Remap| recorded.iter().any(|r| r.same_place(old) || (r.main == old.main && r.seq > old.seq));
         if let Some(gone) = self.mapped.iter().find(|old| !stands(old)) {
             return self.violated(format!("the remap of main {} was live and is not recorded any more", gone.main));
         }
         for remap in live {
-            if self.mapped.iter().any(|old| key(old) == key(&remap)) {
+            if self.mapped.iter().any(|old| old.same_place(&remap)) {
                 continue;
             }
             let (left, stay) = std::mem::take(&mut self.mapped).into_iter().partition(|old| old.main == remap.main);

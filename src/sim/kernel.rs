@@ -203,8 +203,7 @@ impl Kernel {
     /// Whether a live remap covers `sector`.
     /// Whether no I/O reaches any of these sectors until an outcome.
     pub fn is_sealed(&self, extent: Extent) -> bool {
-        let sealed = |state| matches!(state, FenceState::Sealed | FenceState::Failed);
-        self.fences.iter().any(|fence| sealed(fence.state) && fence.extent.covers(&extent))
+        self.fences.iter().any(|fence| fence.state.is_sealed() && fence.extent.covers(&extent))
     }
 
     /// The writes under way that have forced this sector to a medium.

@@ -47,8 +47,7 @@ impl SimTarget {
                 kernel.check_owner(instance, token).and_then(|()| change(kernel, drives))
             });
             let (kernel, mapped) = (&machine.kernel, &machine.mapped);
-            let known =
-                |remap: &Remap| mapped.iter().any(|old| (old.main, old.spare, old.at) == (remap.main, remap.spare, remap.at));
+            let known = |remap: &Remap| mapped.iter().any(|old| old.same_place(remap));
             if kernel.as_ref().is_some_and(|kernel| kernel.table.len() != mapped.len() || !kernel.table.values().all(known)) {
                 machine.check_kernel();
             }

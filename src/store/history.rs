@@ -4,7 +4,7 @@ use super::chain::{self, Anchor, Hash, Record};
 use super::keys;
 use super::trees::Trees;
 use crate::edge::StoreError;
-use crate::model::{ChainWalk, Cut, Entry, Millis, Remap, SetId, SetName, Stamp, What};
+use crate::model::{ChainWalk, Cut, Entry, Millis, Remap, SetId, SetName, Stamp};
 use std::collections::BTreeMap;
 
 const ANCHOR_KEY: &str = "pruned";
@@ -139,9 +139,7 @@ impl Trees {
             oldest.anchor.last = stamp;
             oldest.anchor.hash = Record::read(&value).map_or(chain::START, |record| record.own);
             if let Some(entry) = self.read_entry(&key, &value, Millis(0)) {
-                if let What::Remapped { remap, .. } | What::Relocated { remap, .. } = entry.what {
-                    oldest.remaps.push((entry.set, remap));
-                }
+                oldest.remaps.extend(entry.what.remap().map(|remap| (entry.set, remap)));
                 let of_set = oldest.sets.entry(entry.set).or_insert((entry.name.clone(), stamp, stamp, 0));
                 *of_set = (entry.name, of_set.1, stamp, of_set.3 + 1);
             }
@@ -162,12 +160,8 @@ impl Trees {
             let key = key.map_err(|error| self.failed(error))?;
             let number = &key[key.len().saturating_sub(8)..];
             let Some(value) = self.history.get(number).map_err(|error| self.failed(error))? else { continue };
-            match self.read_entry(number, &value, Millis(0)) {
-                Some(Entry { set: of, what: What::Remapped { remap, .. } | What::Relocated { remap, .. }, .. }) if of == set => {
-                    told.push(remap);
-                }
-                _ => {}
-            }
+            let entry = self.read_entry(number, &value, Millis(0)).filter(|entry| entry.set == set);
+            told.extend(entry.and_then(|entry| entry.what.remap()));
         }
         Ok(told)
     }

@@ -116,7 +116,7 @@ impl Kernel {
                 let Some(fence) = self.fences.iter().find(|fence| fence.id == id) else {
                     return errno(TargetFault::FenceGone, "ENOENT");
                 };
-                if !matches!(fence.state, FenceState::Sealed | FenceState::Failed) {
+                if !fence.state.is_sealed() {
                     return errno(TargetFault::Busy, "EAGAIN");
                 }
                 if !fence.extent.covers(&remap.main) {
