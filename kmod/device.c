@@ -65,6 +65,7 @@ static void bounds_work(struct work_struct *work)
 	acted |= remap_hold_bounds(rd, &next);
 	remap_watch_bounds(rd, &next);
 	spin_unlock_irq(&rd->lock);
+	remap_flush_bounds(rd, &next);
 
 	if (acted)
 		remap_event(rd);
@@ -126,6 +127,7 @@ static struct remap_device *device_new(struct remap_target *rt,
 	INIT_LIST_HEAD(&rd->watches);
 	INIT_LIST_HEAD(&rd->waiting);
 	INIT_LIST_HEAD(&rd->held);
+	INIT_LIST_HEAD(&rd->after_own);
 	mutex_init(&rd->ctl);
 	mutex_init(&rd->live_lock);
 	spin_lock_init(&rd->lock);

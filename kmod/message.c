@@ -182,6 +182,24 @@ static int ack_flush(struct message *m)
 	return 0;
 }
 
+/* The owner flushes a spare itself: begin, and how it ended. */
+static int flush(struct message *m)
+{
+	const char *word = m->argv[1];
+	u64 n;
+	int r = remap_parse_range(m->argv[2], 0, 63, &n);
+
+	if (r)
+		return r;
+	if (!strcmp(word, "begin"))
+		remap_own_flush_begin(m->rt->rd, n);
+	else if (!strcmp(word, "done") || !strcmp(word, "failed"))
+		remap_own_flush_end(m->rt->rd, n, *word == 'f');
+	else
+		r = -EINVAL;
+	return r;
+}
+
 /* retry and release: decide the held pieces of a range */
 static int decide(struct message *m)
 {
@@ -221,6 +239,7 @@ static int own(struct message *m)
 	if (!r) {
 		rd->token = token;
 		rd->owned = true;
+		remap_own_flush_lost(rd);
 	}
 	return r;
 }
@@ -281,6 +300,7 @@ static const struct command {
 	{ "unwatch", 2, 2, 0, OWNER, 0, unwatch },
 	{ "retry", 3, 3, 0, OWNER, REPLY_ROOM, decide },
 	{ "release", 3, 3, 0, OWNER, REPLY_ROOM, decide },
+	{ "flush", 3, 3, 0, OWNER, 0, flush },
 	{ "ack_flush", 1, 1, 0, OWNER, 0, ack_flush },
 	{ "own", 3, 3, 0, CLAIM, 0, own },
 	{ "as", 4, UINT_MAX, 0, CLAIM, 0, as_owner },

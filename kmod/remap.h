@@ -47,6 +47,7 @@
 #define REMAP_MAX_HOLD_MS	15000
 #define REMAP_HOLD_MS		10000
 #define REMAP_LATCH_MS		10000
+#define REMAP_OWN_FLUSH_MS	30000
 #define REMAP_HELD_PIECES	1024
 #define REMAP_HELD_BYTES	(16 << 20)
 #define REMAP_SLOW_ACTIVE	32
@@ -145,7 +146,11 @@ struct remap_device {
 	spinlock_t flush_lock;
 	unsigned int flushing[REMAP_MAX_SPARES];	/* flushes under way */
 	bool flush_failed;
+	bool flush_owed;	/* nobody was told yet: the bound has not begun */
 	unsigned long flush_failed_until;
+	u64 own_flushes;	/* the owner's, under way: a bit for each */
+	struct list_head after_own;	/* flushes that succeeded meanwhile */
+	unsigned long after_own_until;
 
 	struct mutex ctl;
 	u64 total_remaps;	/* ctl: ever created */
@@ -375,7 +380,11 @@ void remap_kick(struct remap_device *rd);
 bool remap_flush_latched(struct remap_device *rd);
 void remap_flush_forget(struct remap_device *rd);
 int remap_flush_map(struct remap_io *io, struct bio *bio);
-void remap_flush_done(struct remap_io *io, struct bio *bio, blk_status_t status);
+int remap_flush_done(struct remap_io *io, struct bio *bio, blk_status_t *status);
+void remap_own_flush_begin(struct remap_device *rd, unsigned int n);
+void remap_own_flush_end(struct remap_device *rd, unsigned int n, bool failed);
+void remap_own_flush_lost(struct remap_device *rd);
+void remap_flush_bounds(struct remap_device *rd, unsigned long *next);
 
 /* drive.c */
 void remap_drive(struct remap_io *io, const struct bvec_iter *iter,

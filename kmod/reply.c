@@ -40,6 +40,7 @@ static unsigned int help_text(struct remap_target *rt, char *result,
 		       "  unwatch           - unwatch <id>\n"
 		       "  retry             - retry <start> <len>\n"
 		       "  release           - release <start> <len>\n"
+		       "  flush             - flush begin|done|failed <n>\n"
 		       "  ack_flush         - A failed flush has been seen\n");
 	return sz;
 }

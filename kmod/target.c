@@ -172,8 +172,7 @@ static int remap_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *err
 		direct_done(io);
 		break;
 	case IO_FLUSH:
-		remap_flush_done(io, bio, *error);
-		break;
+		return remap_flush_done(io, bio, error);
 	case IO_DONE:
 		break;
 	}

@@ -162,6 +162,10 @@ pub trait Target: Send {
     fn retry(&self, extent: Extent) -> Result<u64, TargetFault>;
     /// Gives held writes in a range their error; returns how many pieces.
     fn release(&self, extent: Extent) -> Result<u64, TargetFault>;
+    /// A spare is about to be flushed past the target. `n`, 0 to 63, tells apart what goes on at the same time.
+    fn flush_begin(&self, n: u8) -> Result<(), TargetFault>;
+    /// That has ended. If it failed, the drive has told us what an application's flush should have been told: that one fails then.
+    fn flush_end(&self, n: u8, failed: bool) -> Result<(), TargetFault>;
 }
 
 /// The store cannot do what was asked.

@@ -1,6 +1,7 @@
 //! The only code that changes a device. Never decides.
 
 pub mod activate;
+pub mod announced;
 pub mod block;
 pub mod degraded;
 pub mod impatient;

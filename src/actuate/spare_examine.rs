@@ -174,7 +174,6 @@ pub fn examine(io: &dyn BlockIo) -> Examined {
 
 fn examine_table(io: &dyn BlockIo, header: &Header) -> Result<ExaminedTable, OpenError> {
     let scope = Scope::new(&header.set, header.spare).ok_or(OpenError::NoSuchSpare(header.spare))?;
-    io.flush()?;
     let slots = scope.slots(io)?;
     let unequal = (0u32..).zip(&slots).filter_map(|(index, [a, b])| unequal(&scope, index, a, b)).collect();
     let (loaded, damaged) = hold(slots);

@@ -258,6 +258,15 @@ impl Target for DmTarget {
         let reply = self.command("release", &format!("release {} {}", extent.start(), extent.len()))?;
         Ok(text::parse_count("release", &reply)?)
     }
+
+    fn flush_begin(&self, n: u8) -> Result<(), TargetFault> {
+        self.command("flush", &format!("flush begin {n}")).map(drop)
+    }
+
+    fn flush_end(&self, n: u8, failed: bool) -> Result<(), TargetFault> {
+        let end = if failed { "failed" } else { "done" };
+        self.command("flush", &format!("flush {end} {n}")).map(drop)
+    }
 }
 
 #[cfg(test)]

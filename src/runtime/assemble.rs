@@ -4,6 +4,7 @@
 use super::seen::Seen;
 use super::shield;
 use super::watcher::From;
+use crate::actuate::announced::{Announced, Listener};
 use crate::actuate::impatient::ImpatientDevice;
 use crate::actuate::probe::Prober;
 use crate::actuate::steps::Actuator;
@@ -12,6 +13,7 @@ use crate::actuate::target_text::{Bounds, dm_uuid};
 use crate::actuate::{Access, DirectDevice, NoHeader, activate, degraded, read_header, reconcile};
 use crate::config::Settings;
 use crate::edge::{FoundDevice, Target};
+use crate::format::header::MAX_SPARES;
 use crate::model::{Remap, Sectors, SetDescription, SetId, TargetError, TargetErrorKind};
 use crate::sources::in_use;
 use std::collections::BTreeMap;
@@ -164,8 +166,17 @@ pub fn open(candidate: &Candidate, settings: &Settings, seen: &Seen, writes: Wri
     }
     // All that can fail without the device comes before it.
     let main_io = ImpatientDevice::new(open_member(&main)?, open_member(&main)?).map_err(|error| error.to_string())?;
+    // Whose device is there already, and in use perhaps, hears of every flush, also of those that reading the tables takes.
+    let listener = Listener::default();
+    let there = activate::find_active(desc.id).map_err(|error| error.to_string())?.is_some_and(|active| active.has_table);
+    let owned = if there { Some(DmTarget::own_set(desc.id).map_err(|fault| fault.to_string())?) } else { None };
+    if let Some(target) = &owned {
+        listener.hear(Box::new(target.share().map_err(|fault| fault.to_string())?));
+    }
     // Handles of its own: a slow read there must not make a cure wait.
-    let own = spares.iter().map(|spare| Ok(Box::new(open_member(spare)?) as _)).collect::<Result<_, String>>()?;
+    let own = spares.iter().zip(MAX_SPARES as u8..);
+    let own = own.map(|(spare, n)| Ok(Box::new(Announced::new(open_member(spare)?, &listener, n)) as _));
+    let own = own.collect::<Result<_, String>>()?;
     let prober = Prober::new(&desc, Box::new(open_member(&main)?), own);
     let nodes = spares.iter().zip(0..).map(|(spare, index)| {
         let io = open_member(spare)?;
@@ -174,14 +185,14 @@ pub fn open(candidate: &Candidate, settings: &Settings, seen: &Seen, writes: Wri
         match read_header(&io) {
             Ok(found) if (found.header.set.id, found.header.spare) == (desc.id, index) => {
                 let io = ImpatientDevice::new(io, open_member(spare)?).map_err(|error| error.to_string())?;
-                Ok((name, Box::new(io) as _))
+                Ok((name, Box::new(Announced::new(io, &listener, index as u8)) as _))
             }
             _ => Err(format!("{name} is not spare {index} of this set any more")),
         }
     });
     let (mut open_spares, remaps) = reconcile::open_tables(&desc, nodes.collect::<Result<_, String>>()?)?;
     let fresh = make_device(&desc, &main, &spares, settings)?;
-    let taken = take_device(&desc, &remaps, fresh, seen);
+    let taken = take_device(&desc, &remaps, fresh, owned.filter(|_| !fresh), seen);
     if fresh && taken.is_err() {
         // Nothing half-done stays: a closed device would only make I/O wait.
         if let Err(error) = activate::remove(&desc.name) {
@@ -189,6 +200,7 @@ pub fn open(candidate: &Candidate, settings: &Settings, seen: &Seen, writes: Wri
         }
     }
     let Taken { target, watcher, adopted, from } = taken?;
+    listener.hear(Box::new(target.share().map_err(|fault| fault.to_string())?));
     if writes == Writes::Yes {
         reconcile::mirror(&mut open_spares);
     }
@@ -228,9 +240,16 @@ struct Taken {
     from: From,
 }
 
-fn take_device(desc: &SetDescription, remaps: &[Remap], fresh: bool, seen: &Seen) -> Result<Taken, String> {
+/// `owned`: the device is ours already.
+fn take_device(
+    desc: &SetDescription,
+    remaps: &[Remap],
+    fresh: bool,
+    owned: Option<DmTarget>,
+    seen: &Seen,
+) -> Result<Taken, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let target = DmTarget::own_set(desc.id).map_err(|fault| text(&fault))?;
+    let target = owned.map_or_else(|| DmTarget::own_set(desc.id), Ok).map_err(|fault| text(&fault))?;
     let watcher = target.share().map_err(|error| text(&error))?;
     let loaded = reconcile::load(&target, desc, remaps)?;
     // Also for a device that was left suspended, or whose opening udev has not been told of.

@@ -67,7 +67,12 @@ impl BlockIo for SimIo {
         let drive = self.drive;
         let flush = |machine: &mut Machine, fate: Fate| {
             machine.note(|| format!("flushes drive {drive}, {fate:?}"));
-            let result = if fate == Fate::Fails { Ok(()) } else { machine.drives[drive].flush() };
+            if fate == Fate::Fails {
+                return finish(Ok(()), fate);
+            }
+            let lost = machine.drives[drive].disk.lost_at_flush();
+            let result = machine.drives[drive].flush();
+            machine.cache_lost(drive, &lost);
             finish(result, fate)
         };
         self.shared.act(self.life, false, flush).unwrap_or_else(over)

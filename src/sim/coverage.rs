@@ -9,7 +9,7 @@ const ACTIONS: [&str; 12] =
     ["start", "fence", "salvage", "seal", "commit", "settle", "add_remap", "give_up", "retry", "probe", "verify", "watch"];
 
 /// What must have happened besides.
-const REACHED: [(&str, &str); 13] = [
+const REACHED: [(&str, &str); 14] = [
     ("settle", "→ not committed"),
     ("settle", "→ unknown"),
     ("commit", "→ unknown"),
@@ -23,6 +23,7 @@ const REACHED: [(&str, &str); 13] = [
     ("start", "mapped now"),
     ("start", "fence lifted"),
     ("spare", "extent given up"),
+    ("spare", "told the daemon what it lost"),
 ];
 
 /// Counters by what was done and what became of it.

@@ -5,6 +5,7 @@ use super::kernel::Kernel;
 use super::machine::{Fate, Shared};
 use super::store::MemoryStore;
 use super::target::SimTarget;
+use crate::actuate::announced::{Announced, Listener};
 use crate::actuate::probe::{Prober, Verified};
 use crate::actuate::steps::Actuator;
 use crate::actuate::{read_header, reconcile};
@@ -69,6 +70,13 @@ impl Daemon {
             machine.doing = "start";
             (machine.life, machine.desc.clone())
         };
+        let fresh = shared.lock().kernel.is_none();
+        let listener = Listener::default();
+        let owned = if fresh { None } else { Some(SimTarget::own(shared, life).map_err(|fault| fault.to_string())?) };
+        if let Some(target) = &owned {
+            listener.hear(Box::new(target.clone()));
+        }
+        let announced = |index: usize, n: usize| Announced::new(SimIo::open(shared, life, index + 1), &listener, n as u8);
         let mut spares: Vec<reconcile::NamedIo> = Vec::new();
         for index in 0..desc.spares.len() {
             let io = SimIo::open(shared, life, index + 1);
@@ -76,22 +84,22 @@ impl Daemon {
             if (&found.set, usize::from(found.spare)) != (&desc, index) {
                 return Err("the header is another's".into());
             }
-            spares.push((format!("spare{index}"), Box::new(io)));
+            spares.push((format!("spare{index}"), Box::new(announced(index, index))));
         }
         let (mut open, remaps) = reconcile::open_tables(&desc, spares)?;
-        let fresh = shared.lock().kernel.is_none();
         if fresh {
             create(shared, life)?;
         }
-        let taken = take_over(shared, life, &desc, &remaps, fresh);
+        let taken = take_over(shared, life, &desc, &remaps, owned);
         if fresh && taken.is_err() {
             remove(shared, life);
         }
         let (target, since) = taken?;
+        listener.hear(Box::new(target.clone()));
         reconcile::mirror(&mut open);
         let main = Box::new(SimIo::open(shared, life, 0));
-        let own: Vec<Box<dyn BlockIo>> =
-            (0..desc.spares.len()).map(|index| Box::new(SimIo::open(shared, life, index + 1)) as Box<dyn BlockIo>).collect();
+        let count = desc.spares.len();
+        let own = (0..count).map(|index| Box::new(announced(index, count + index)) as Box<dyn BlockIo>).collect();
         let prober = Prober::new(&desc, Box::new(SimIo::open(shared, life, 0)), own);
         let actuator = Actuator::new(&desc, Box::new(target.clone()), main, open);
         let mut daemon = Daemon {
@@ -313,9 +321,10 @@ fn take_over(
     life: u64,
     desc: &crate::model::SetDescription,
     remaps: &[Remap],
-    fresh: bool,
+    owned: Option<SimTarget>,
 ) -> Result<(SimTarget, u64), String> {
-    let target = SimTarget::own(shared, life).map_err(|fault| fault.to_string())?;
+    let fresh = owned.is_none();
+    let target = owned.map_or_else(|| SimTarget::own(shared, life), Ok).map_err(|fault| fault.to_string())?;
     let loaded = reconcile::load(&target, desc, remaps)?;
     if fresh {
         return Ok((target, 1));

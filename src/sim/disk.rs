@@ -257,6 +257,13 @@ impl SimDisk {
         self.cache.as_ref().is_some_and(|cache| sectors.any(|sector| cache.has(sector)))
     }
 
+    /// Sectors in the cache that the next flush cannot put on the medium.
+    #[must_use]
+    pub fn lost_at_flush(&self) -> Vec<u64> {
+        let cached = self.cache.iter().flat_map(Cache::sectors);
+        cached.filter(|&sector| self.is_faulty(sector..sector + 1, true)).collect()
+    }
+
     /// Whether an access to `sectors` would fail because of a fault, on reading or on writing.
     #[must_use]
     pub fn is_faulty(&self, sectors: Range<u64>, writing: bool) -> bool {

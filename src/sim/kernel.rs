@@ -44,6 +44,8 @@ pub(super) enum Why {
     Disk { drive: usize, sector: u64, kind: ErrorKind },
     /// A main sector reads as lost.
     Lost(u64),
+    /// A flush of the owner's failed.
+    OwnFlush,
     /// A seal without outcome is past its bound.
     Sealed(u64),
     /// The closed start is past its bound, or the device went away.
@@ -114,6 +116,13 @@ pub(super) struct Kernel {
     ios: BTreeMap<u64, Io>,
     next_io: u64,
     dirty: Vec<bool>,
+    /// Flushes of the owner's that are under way, a bit for each.
+    own_flushes: u64,
+    /// One of them failed, and nobody was told yet.
+    flush_owed: bool,
+    /// Flushes that succeeded meanwhile, and the bound of the first.
+    after_own: Vec<u64>,
+    after_own_until: u64,
     pub now: u64,
     pub done: Vec<Completion>,
 }
@@ -138,6 +147,10 @@ impl Kernel {
             ios: BTreeMap::new(),
             next_io: 1,
             dirty: vec![false; spares],
+            own_flushes: 0,
+            flush_owed: false,
+            after_own: Vec::new(),
+            after_own_until: 0,
             now,
             done: Vec::new(),
         }
@@ -160,6 +173,9 @@ impl Kernel {
             } else {
                 self.end_fence(drives, fence.id);
             }
+        }
+        if !self.after_own.is_empty() && self.after_own_until <= now {
+            self.own_flushes_lost();
         }
         let lapsed = self.lease_until <= now;
         let over = |piece: &Piece, ios: &BTreeMap<u64, Io>| lapsed || ios.get(&piece.io).is_none_or(|io| io.deadline <= now);
@@ -237,6 +253,6 @@ fn class(why: &Why) -> ErrorClass {
         Why::Disk { kind: ErrorKind::Transport, .. } => ErrorClass::Transport,
         Why::Disk { kind: ErrorKind::Timeout, .. } => ErrorClass::Timeout,
         Why::Disk { kind: ErrorKind::Gone, .. } => ErrorClass::Offline,
-        Why::Disk { .. } | Why::Sealed(_) | Why::Closed => ErrorClass::Ioerr,
+        Why::Disk { .. } | Why::OwnFlush | Why::Sealed(_) | Why::Closed => ErrorClass::Ioerr,
     }
 }

@@ -240,6 +240,21 @@ impl Machine {
         self.unreadable(bad);
     }
 
+    /// A flush of the daemon's may have lost these sectors of a drive, unless a storm kept it from the drive.
+    pub fn cache_lost(&mut self, drive: usize, lost: &[u64]) {
+        let disk = &self.drives[drive].disk;
+        let gone = lost.iter().filter(|&&sector| !disk.is_cached(sector..sector + 1));
+        let served = |at: &u64| {
+            let serves = |remap: &&Remap| usize::from(remap.spare) + 1 == drive && remap.spare_extent().contains(Sector(*at));
+            self.mapped.iter().find(serves).map(|remap| remap.main.start().0 + (at - remap.at.0))
+        };
+        let served: Vec<u64> = gone.filter_map(served).collect();
+        if !served.is_empty() {
+            self.coverage.count("spare", "told the daemon what it lost");
+        }
+        self.oracle.cache_lost(served.into_iter());
+    }
+
     fn unreadable(&mut self, sectors: Vec<u64>) {
         if let Some(kernel) = &self.kernel {
             sectors.iter().for_each(|&sector| self.oracle.taken_back(sector, kernel.forced(sector)));

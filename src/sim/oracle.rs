@@ -15,6 +15,7 @@
 //! | it fails | stays: the old content or the new one | stays |
 //! | a flush succeeds | – | of sectors without a write under way: `now` |
 //! | a flush fails | add `durable` | add `now` |
+//! | a flush of the daemon's fails, and takes what was in a spare's cache with it | of those sectors: add `durable`; no flush may succeed before one has failed | – |
 //! | the medium that serves a sector becomes unreadable there | add *lost* | add *lost* |
 //! | the power fails | `durable` | – |
 //! | a read gives a content | only that content | if nothing was written since the last flush or power cut: only that |
@@ -55,6 +56,10 @@ pub(super) struct Oracle {
     before: BTreeMap<u64, Vec<Vec<u64>>>,
     /// Writes during which a flush failed: what was written of them by then may be gone.
     flush_failed: BTreeSet<u64>,
+    /// For each flush under way, the sectors written since it was sent.
+    since_flush: BTreeMap<u64, BTreeSet<u64>>,
+    /// Sectors whose newest content a drive's cache has lost, which it told the daemon alone.
+    owed: BTreeSet<u64>,
     /// Sectors that a write under way had forced to a medium, which does not give them any more.
     taken_back: BTreeSet<(u64, u64)>,
     /// The request that is being sent: if it ends now, it never waited.
@@ -76,6 +81,8 @@ impl Oracle {
             sent: BTreeMap::new(),
             before: BTreeMap::new(),
             flush_failed: BTreeSet::new(),
+            since_flush: BTreeMap::new(),
+            owed: BTreeSet::new(),
             taken_back: BTreeSet::new(),
             sending: None,
             next_version: 2,
@@ -108,7 +115,15 @@ impl Oracle {
                 add(&mut known.now, [version]);
                 add(&mut known.durable, [version]);
                 self.dirty.insert(sector);
+                self.since_flush.values_mut().for_each(|since| since.extend([sector]));
             }
+        }
+        if let Sent::Flush = what {
+            let writing = self.sent.values().filter_map(|sent| match *sent {
+                Sent::Write { start, len, .. } => Some(start..start + len),
+                _ => None,
+            });
+            self.since_flush.insert(id, writing.flatten().collect());
         }
         if let Sent::Read { start, len } = what {
             let now = |sector| self.sectors[sector as usize].now.clone();
@@ -138,8 +153,13 @@ impl Oracle {
                 self.read_ended(start, len, end.result, before)
             }
             Some(Sent::Flush) => {
-                self.flush_ended(end.result.is_ok());
-                Ok(())
+                let since = self.since_flush.remove(&end.id).unwrap_or_default();
+                let owed = std::mem::take(&mut self.owed);
+                self.flush_ended(end.result.is_ok(), &since);
+                match owed.first().filter(|_| end.result.is_ok()) {
+                    Some(sector) => Err(format!("a flush succeeds, but what was written to sector {sector} before it was lost")),
+                    None => Ok(()),
+                }
             }
             Some(Sent::Write { start, len, version, fua }) => {
                 self.writes += 1;
@@ -162,6 +182,7 @@ impl Oracle {
                         || unreadable(sector)
                         || (waited && taken && known.now.contains(&LOST));
                     known.now = vec![version];
+                    self.owed.remove(&sector);
                     add(&mut known.now, lost.then_some(LOST));
                     if forced(sector) {
                         known.durable.clone_from(&known.now);
@@ -223,14 +244,23 @@ impl Oracle {
         Ok(())
     }
 
-    fn flush_ended(&mut self, ok: bool) {
+    /// A flush of the daemon's has failed, and what a spare's cache had for these sectors is gone.
+    pub fn cache_lost(&mut self, sectors: impl Iterator<Item = u64>) {
+        for sector in sectors {
+            let known = &mut self.sectors[sector as usize];
+            add(&mut known.now, known.durable.iter().copied());
+            self.owed.insert(sector);
+        }
+    }
+
+    fn flush_ended(&mut self, ok: bool, since: &BTreeSet<u64>) {
         if !ok {
             self.flush_failed.extend(self.sent.keys());
         }
         for sector in std::mem::take(&mut self.dirty) {
-            let writing = self.busy(sector, 1, false);
+            let settled = !since.contains(&sector) && !self.busy(sector, 1, false);
             let known = &mut self.sectors[sector as usize];
-            if ok && !writing {
+            if ok && settled {
                 known.durable.clone_from(&known.now);
             } else {
                 let now = known.now.clone();
@@ -260,6 +290,8 @@ impl Oracle {
         self.sent.clear();
         self.before.clear();
         self.flush_failed.clear();
+        self.since_flush.clear();
+        self.owed.clear();
         self.taken_back.clear();
         self.dirty.clear();
         for known in &mut self.sectors {

@@ -137,4 +137,12 @@ impl Target for SimTarget {
     fn release(&self, extent: Extent) -> Result<u64, TargetFault> {
         self.change(|| format!("release {extent}"), |kernel, _| Ok(kernel.release(extent)))
     }
+
+    fn flush_begin(&self, n: u8) -> Result<(), TargetFault> {
+        self.change(|| format!("flush begin {n}"), |kernel, _| kernel.flush_begin(n))
+    }
+
+    fn flush_end(&self, n: u8, failed: bool) -> Result<(), TargetFault> {
+        self.change(|| format!("flush ends {n}, failed: {failed}"), |kernel, _| kernel.flush_end(n, failed))
+    }
 }

@@ -259,12 +259,7 @@ impl World {
             }
             _ => {
                 let fault = draw_fault(&mut machine, drive);
-                // An error that a drive reports at a flush only, to whoever flushes, says nothing to those it concerns: the
-                // applications' flushes are theirs, but the spare's are the daemon's too.
-                let hits_cache = drive > 0 && machine.drives[drive].disk.is_cached(fault.sectors.clone());
-                if !hits_cache {
-                    machine.spoil(drive, fault);
-                }
+                machine.spoil(drive, fault);
             }
         }
     }

@@ -1484,6 +1484,92 @@ case_failed_flush_is_repeated() {
 	want $((n + 1)) flushes loop1
 }
 
+flushed_spare() {
+	truncate -s 16M /run/main /run/spare
+	losetup /dev/loop0 /run/main
+	losetup /dev/loop1 /run/spare
+	dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 /dev/loop1 1 managed"
+	own
+	fenced 1000 8 5000
+	as add_remap 1000 0 8 0 fence="$fence" >/dev/null
+	want ok $io write $R 1000 8 1
+	want ok $io flush $R
+}
+
+case_own_flush_holds_others_back() {
+	flushed_spare
+	# Nothing was written there since: no need to wait.
+	as flush begin 1
+	want ok $io flush $R
+	as flush done 1
+	for end in done failed; do
+		want ok $io write $R 1000 8 2
+		as flush begin 0
+		as flush begin 63
+		$io flush $R >/run/w & w=$!
+		as flush done 63
+		as flush done 63
+		sleep 0.3
+		[ ! -s /run/w ] || die "flushed before the owner: $(cat /run/w)"
+		as flush "$end" 0
+		wait $w || true
+		case $end in
+		done) want ok cat /run/w ;;
+		failed) want EIO cat /run/w ;;
+		esac
+	done
+	# Told, and latched for others.
+	want EIO $io flush $R
+	as ack_flush
+	want ok $io flush $R
+}
+
+case_own_flush_failure_is_owed() {
+	flushed_spare
+	as flush begin 1
+	as flush failed 1
+	# Longer than a failure that somebody was told of is latched for
+	sleep 11
+	want ok $io write $R 0 8 1
+	n=$(flushes loop1)
+	want EIO $io dsync $R 0 8 2
+	want EIO $io flush $R
+	as ack_flush
+	want ok $io flush $R
+	want $((n + 1)) flushes loop1
+	want ok $io flush $R
+	want $((n + 1)) flushes loop1
+	refusedas "Invalid argument" flush begin
+	refusedas "range" flush begin 64
+	refusedas "Invalid argument" flush now 1
+}
+
+case_own_flush_of_a_dead_owner() {
+	flushed_spare
+	want ok $io write $R 1000 8 2
+	as flush begin 1
+	$io flush $R >/run/w & w=$!
+	sleep 0.3
+	TOKEN=00000000000000b2
+	own
+	wait $w || true
+	want EIO cat /run/w
+	as ack_flush
+	want ok $io flush $R
+	# Without a successor the wait has a bound.
+	want ok $io write $R 1000 8 3
+	as flush begin 1
+	t0=$(now_ms)
+	want EIO $io flush $R
+	t=$(($(now_ms) - t0))
+	[ $t -ge 29000 ] && [ $t -lt 33000 ] || die "waited for $t ms"
+	as ack_flush
+	want ok $io flush $R
+	# What the first owner says of it now is old.
+	as flush done 1
+	want ok $io flush $R
+}
+
 case_spare_write_error_is_not_held() {
 	dmsetup create s <<-T
 		0 96 linear $SPARE 0

@@ -29,6 +29,11 @@ impl Cache {
         self.sectors.contains_key(&sector)
     }
 
+    /// The sectors held.
+    pub(super) fn sectors(&self) -> impl Iterator<Item = u64> + '_ {
+        self.sectors.keys().copied()
+    }
+
     /// Sectors held.
     pub(super) fn len(&self) -> usize {
         self.sectors.len()

@@ -1,6 +1,6 @@
 //! The target's messages, as the protocol page says.
 
-use super::{FenceModel, Kernel, State};
+use super::{FenceModel, Kernel, State, Why};
 use crate::edge::{ErrorPage, Fence, FenceId, FenceState, TargetFault, TargetStatus};
 use crate::model::{Extent, Remap, Secret, TargetErrorKind};
 use crate::sim::drive::Drive;
@@ -15,6 +15,45 @@ impl Kernel {
     /// Takes ownership; the previous token counts for nothing any more.
     pub fn own(&mut self, token: u64) {
         self.token = token;
+        self.own_flushes_lost();
+    }
+
+    pub fn flush_begin(&mut self, n: u8) -> Answer<()> {
+        self.own_flushes |= 1 << n;
+        Ok(())
+    }
+
+    pub fn flush_end(&mut self, n: u8, failed: bool) -> Answer<()> {
+        self.own_flushes &= !(1 << n);
+        if failed {
+            self.own_flush_failed();
+        } else if self.own_flushes == 0 {
+            self.end_after_own(None);
+        }
+        Ok(())
+    }
+
+    /// Nobody will say how the owner's flushes ended.
+    pub(super) fn own_flushes_lost(&mut self) {
+        if self.own_flushes != 0 {
+            self.own_flushes = 0;
+            self.own_flush_failed();
+        }
+    }
+
+    fn own_flush_failed(&mut self) {
+        self.dirty.fill(true);
+        self.flush_owed = self.after_own.is_empty();
+        self.end_after_own(Some(Why::OwnFlush));
+    }
+
+    fn end_after_own(&mut self, error: Option<Why>) {
+        for id in std::mem::take(&mut self.after_own) {
+            if let Some(io) = self.ios.get_mut(&id) {
+                io.error = error;
+            }
+            self.finish(id);
+        }
     }
 
     pub fn check_owner(&self, instance: u64, token: u64) -> Answer<()> {

@@ -7,6 +7,9 @@ use crate::model::{Extent, Op, Sector, Sectors, TargetErrorKind};
 use crate::sim::disk::{Persist, SECTOR};
 use crate::sim::drive::Drive;
 
+/// How long a flush waits for the owner's.
+const OWN_FLUSH_MS: u64 = 30_000;
+
 /// Where the start of a range goes, and how far that answer reaches.
 enum Route {
     Go { member: u8, sector: u64, marked: bool, len: u64 },
@@ -88,11 +91,15 @@ impl Kernel {
             State::Expired => Some(Why::Closed),
             State::Active => None,
         };
+        let owed = why.is_none() && std::mem::take(&mut self.flush_owed);
+        let why = why.or(owed.then_some(Why::OwnFlush));
         let mut first = why;
+        let mut reached = false;
         for drive in 0..if why.is_none() { drives.len() } else { 0 } {
             if drive > 0 && !self.dirty[drive - 1] {
                 continue;
             }
+            reached |= drive > 0;
             match drives[drive].flush() {
                 Ok(()) if drive > 0 => self.dirty[drive - 1] = false,
                 Ok(()) => {}
@@ -102,6 +109,12 @@ impl Kernel {
                     first = first.or(Some(why));
                 }
             }
+        }
+        if reached && first.is_none() && self.own_flushes != 0 {
+            if self.after_own.is_empty() {
+                self.after_own_until = self.now + OWN_FLUSH_MS;
+            }
+            return self.after_own.push(id);
         }
         if let Some(io) = self.ios.get_mut(&id) {
             io.error = first;
