@@ -34,7 +34,15 @@ fn pass(io: &dyn BlockIo, extent: Extent, fill: fn(Sector, &mut [u8])) -> Result
         fill_sectors(Sector(at), &mut wrote[..bytes(at)], fill);
         io.write(Sector(at), &wrote[..bytes(at)])?;
     }
-    io.flush()?;
+    if let Err(error) = io.flush() {
+        // It reports on everything that was in the drive's cache, what applications wrote elsewhere too: only a durable write of
+        // the extent itself says something of the extent.
+        tracing::warn!(%error, %extent, "a flush of the spare failed; the extent that is tried is written again");
+        for at in chunks() {
+            fill_sectors(Sector(at), &mut wrote[..bytes(at)], fill);
+            io.write_durable(Sector(at), &wrote[..bytes(at)])?;
+        }
+    }
     for at in chunks() {
         fill_sectors(Sector(at), &mut wrote[..bytes(at)], fill);
         read[..bytes(at)].fill(0xa5);
