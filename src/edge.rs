@@ -154,6 +154,8 @@ pub trait Target: Send {
     fn unfence(&self, fence: FenceId) -> Result<(), TargetFault>;
     /// Makes a remap live and ends its fence. Without a fence only while the device is closed.
     fn add_remap(&self, remap: &Remap, fence: Option<FenceId>) -> Result<(), TargetFault>;
+    /// Lets main serve the range again and ends the fence.
+    fn remove_remap(&self, main: Sector, fence: FenceId) -> Result<(), TargetFault>;
     /// Loads many remaps into a closed device.
     fn load(&self, remaps: &[Remap]) -> Result<(), TargetFault>;
     /// Opens a closed device if its table is exactly `remaps`.
@@ -220,6 +222,11 @@ pub trait Store: Send {
     fn history_after(&self, number: u64, limit: usize) -> Result<Vec<Entry>, StoreError>;
     /// Every remap that the history of a set tells of, also the entries that were pruned. Can lag the spares.
     fn told_remaps(&self, set: SetId) -> Result<Vec<Remap>, StoreError>;
+    /// Durably remembers that a remap is about to go back to main, or forgets it: whether its record is still there when that is
+    /// interrupted, only its spare can say. There is one of a set at a time.
+    fn set_returning(&self, set: SetId, remap: Option<&Remap>) -> Result<(), StoreError>;
+    /// What was last remembered so.
+    fn returning(&self, set: SetId) -> Result<Option<Remap>, StoreError>;
     /// The oldest and the newest history entry.
     fn history_ends(&self) -> Result<Option<(Stamp, Stamp)>, StoreError>;
     /// Goes on with a check of the history's chain, or begins one, and looks at up to `most` entries.

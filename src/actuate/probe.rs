@@ -3,9 +3,12 @@
 
 use super::VerifyError;
 use super::salvage::{answers_elsewhere, read_what_can_be_read};
-use crate::edge::{BlockIo, IoError};
+use super::steps::FENCE_MS;
+use crate::edge::{BlockIo, IoError, Target};
 use crate::engine::Outcome;
-use crate::model::{Extent, Member, Sectors, SetDescription};
+use crate::failpoint::reached;
+use crate::format::lost_mark;
+use crate::model::{Extent, Member, Remap, Secret, Sector, Sectors, SetDescription};
 use crate::plan::pieces;
 
 /// What trying reserved extents came to.
@@ -32,6 +35,8 @@ pub enum Checked {
 
 /// Tries sectors of one set, with handles of its own.
 pub struct Prober {
+    target: Box<dyn Target>,
+    secret: Secret,
     main: Box<dyn BlockIo>,
     spares: Vec<Spare>,
     block: Sectors,
@@ -45,9 +50,9 @@ struct Spare {
 
 impl Prober {
     /// A prober for an open set. `spares` are in the order of the description.
-    pub fn new(desc: &SetDescription, main: Box<dyn BlockIo>, spares: Vec<Box<dyn BlockIo>>) -> Prober {
+    pub fn new(desc: &SetDescription, target: Box<dyn Target>, main: Box<dyn BlockIo>, spares: Vec<Box<dyn BlockIo>>) -> Prober {
         let spares = spares.into_iter().map(|io| Spare { io, untried: Vec::new() }).collect();
-        Prober { main, spares, block: desc.block() }
+        Prober { target, secret: desc.secret, main, spares, block: desc.block() }
     }
 
     /// Whether a range reads.
@@ -65,6 +70,47 @@ impl Prober {
             Err(IoError::Medium(why)) if answers_elsewhere(io, extent) => Checked::Fails(why),
             Err(error) => Checked::Away(error.to_string()),
         }
+    }
+
+    /// Writes what a remap's spare holds to main, under a fence, which stays if it succeeds.
+    ///
+    /// Here and not where cures are made: a drive may need seconds to take a sector that was bad.
+    pub fn bring_back(&self, remap: &Remap) -> Outcome {
+        let fence = match self.target.fence(remap.main, FENCE_MS) {
+            Ok(fence) => fence,
+            Err(fault) => return Outcome::Failed(format!("could not fence the range: {fault}")),
+        };
+        let drained = self.target.await_drained(fence).map_err(|fault| format!("the fence was not drained in time: {fault}"));
+        match drained.and_then(|()| self.write_back(remap)) {
+            Ok(()) => Outcome::BroughtBack(fence),
+            Err(reason) => {
+                if let Err(fault) = self.target.unfence(fence) {
+                    tracing::warn!(%fault, "a fence could not be lifted; its bound ends it");
+                }
+                Outcome::Failed(reason)
+            }
+        }
+    }
+
+    fn write_back(&self, remap: &Remap) -> Result<(), String> {
+        let spare = self.spares.get(usize::from(remap.spare)).ok_or_else(|| format!("there is no spare {}", remap.spare))?;
+        let mut content = vec![0; remap.main.len().bytes() as usize];
+        spare.io.read(remap.at, &mut content).map_err(|error| format!("spare {} does not read there: {error}", remap.spare))?;
+        let logical = self.main.logical_block() as usize;
+        let sectors = (remap.main.start().0..).step_by(logical / 512);
+        let lost =
+            sectors.zip(content.chunks(logical)).filter(|(at, block)| lost_mark::is_lost(&self.secret, Sector(*at), block));
+        match lost.count() {
+            0 => {}
+            count => {
+                return Err(format!("{count} of its blocks are lost until they are written, and nothing of them can go back"));
+            }
+        }
+        self.main.write_durable(remap.main.start(), &content).map_err(|error| format!("main does not take it: {error}"))?;
+        reached("written back");
+        let mut read = vec![!0; content.len()];
+        self.main.read(remap.main.start(), &mut read).map_err(|error| format!("main does not give it back: {error}"))?;
+        if read == content { Ok(()) } else { Err("main gives back something else than was written".into()) }
     }
 
     /// The sectors of a range of main that do not read.

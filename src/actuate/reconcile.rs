@@ -77,9 +77,19 @@ fn reconcile(target: &dyn Target, truth: &[Remap], closed: bool) -> Result<Vec<S
         let sealed = |fence: &Fence| fence.state.is_sealed() && fence.extent.covers(&old.main);
         old.main == new.main && old.spare == new.spare && fences.iter().any(sealed)
     };
-    let fits = |remap: &Remap| known.get(&remap.main.start()).is_some_and(|k| k.same_place(remap) || moving(remap, k));
-    if let Some(stray) = live.values().find(|remap| !fits(remap)) {
-        return Err(format!("the kernel maps main sectors {} to a place that no spare records", stray.main));
+    // Its record goes first, under a seal, when what a spare serves went back to main.
+    let gone_back = |old: &Remap| {
+        let free = !truth.iter().any(|remap| remap.main.overlaps(&old.main));
+        fences.iter().find(|fence| free && fence.state.is_sealed() && fence.extent.covers(&old.main)).map(|fence| fence.id)
+    };
+    let mut back = Vec::new();
+    for remap in live.values() {
+        let fits = known.get(&remap.main.start()).is_some_and(|k| k.same_place(remap) || moving(remap, k));
+        match gone_back(remap) {
+            Some(fence) => back.push((remap.main, fence)),
+            None if fits => {}
+            None => return Err(format!("the kernel maps main sectors {} to a place that no spare records", remap.main)),
+        }
     }
     let is_live = |remap: &&Remap| live.get(&remap.main.start()).is_some_and(|live| live.same_place(remap));
     let missing: Vec<Remap> = truth.iter().filter(|remap| !is_live(remap)).copied().collect();
@@ -88,6 +98,10 @@ fn reconcile(target: &dyn Target, truth: &[Remap], closed: bool) -> Result<Vec<S
         return Ok(Vec::new());
     }
     let mut mended = Vec::new();
+    for (main, fence) in back {
+        target.remove_remap(main.start(), fence).map_err(text)?;
+        mended.push(format!("main sectors {main} had gone back to main but were still mapped: unmapped now"));
+    }
     for remap in &missing {
         let left = fences.iter().find(|fence| fence.extent.covers(&remap.main)).map(|fence| (fence.id, fence.state));
         let (fence, since) = match left {

@@ -71,6 +71,20 @@ impl Actuator {
                     Outcome::Live
                 }
             },
+            Step::Unrecord(remap) => self.unrecord(*remap),
+            Step::RemoveRemap { remap, fence } => match self.target.remove_remap(remap.main.start(), *fence) {
+                Err(fault) if self.is_mapped(remap.main) => {
+                    failed("the record is gone but the target did not let go of the remap", &fault)
+                }
+                _ => {
+                    reached("remove_remap sent");
+                    Outcome::Unmapped { free: self.mirror(remap.spare) }
+                }
+            },
+            Step::Lift(fence) => match self.target.unfence(*fence) {
+                Ok(()) | Err(TargetFault::FenceGone(_)) => Outcome::Released,
+                Err(fault) => failed("could not lift a fence", &fault),
+            },
             Step::GiveUp { extent, fence } => self.give_up(*extent, *fence),
         }
     }
@@ -139,7 +153,14 @@ impl Actuator {
         let seq = self.spares.iter().map(|spare| spare.table.next_seq()).max().unwrap_or(1);
         let remap = Remap { seq, ..remap };
         let spare = &mut self.spares[remap.spare as usize];
-        match spare.table.commit(spare.io.as_ref(), remap).inspect(|()| reached("record written")) {
+        let committed = spare.table.commit(spare.io.as_ref(), remap);
+        self.changed(remap.spare, committed.inspect(|()| reached("record written")), remap)
+    }
+
+    /// What the change of a spare's table came to.
+    fn changed(&mut self, spare: u16, change: Result<(), CommitError>, remap: Remap) -> Outcome {
+        let spare = &mut self.spares[usize::from(spare)];
+        match change {
             Ok(()) => Outcome::Committed(remap),
             Err(CommitError::NotWritten(reason)) => Outcome::NotCommitted(reason.to_string()),
             Err(CommitError::Unknown(reason)) => match spare.table.settle(spare.io.as_ref()) {
@@ -149,17 +170,32 @@ impl Actuator {
         }
     }
 
+    /// Removes a record. Both copies of its block are to forget it before its sectors of the spare are used again.
+    fn unrecord(&mut self, remap: Remap) -> Outcome {
+        let seq = self.spares.iter().map(|spare| spare.table.next_seq()).max().unwrap_or(1);
+        let spare = &mut self.spares[remap.spare as usize];
+        let removed = spare.table.remove(spare.io.as_ref(), remap.main.start(), seq);
+        self.changed(remap.spare, removed.inspect(|()| reached("record removed")), remap)
+    }
+
     /// Whether the target follows the remap: a message that reports an error may have been done all the same.
     fn is_live(&self, remap: &Remap) -> bool {
         self.target.dump().is_ok_and(|live| live.iter().any(|live| live.same_place(remap)))
     }
 
+    /// Whether a remap serves any of these sectors, as far as the target can be asked.
+    fn is_mapped(&self, main: Extent) -> bool {
+        self.target.dump().map_or(true, |live| live.iter().any(|live| live.main.overlaps(&main)))
+    }
+
     /// Gives the table block its second good copy. Nothing depends on it now; a later corruption of the first one would.
-    fn mirror(&mut self, spare: u16) {
+    fn mirror(&mut self, spare: u16) -> bool {
         let spare = &mut self.spares[spare as usize];
-        if let Err(error) = spare.table.mirror(spare.io.as_ref()) {
+        let mirrored = spare.table.mirror(spare.io.as_ref());
+        if let Err(error) = &mirrored {
             tracing::warn!(%error, "a table block on the spare has only one good copy");
         }
+        mirrored.is_ok()
     }
 
     /// The held writes get their error first, so that they do not run into the same sectors again when the fence goes.

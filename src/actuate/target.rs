@@ -7,7 +7,7 @@ use super::target_text::{self as text, BadReply};
 use crate::dm::error::errno;
 use crate::edge::{ErrorPage, Fence, FenceId, Target, TargetFault, TargetStatus};
 use crate::format::table_checksum;
-use crate::model::{Extent, Remap, Secret, SetId, SetName};
+use crate::model::{Extent, Remap, Secret, Sector, SetId, SetName};
 use devicemapper::{DM, DevId, DmError, DmFlags, DmName, DmOptions, DmUuid, DmUuidBuf};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::fmt::Write as _;
@@ -238,6 +238,10 @@ impl Target for DmTarget {
 
     fn add_remap(&self, remap: &Remap, fence: Option<FenceId>) -> Result<(), TargetFault> {
         self.command("add_remap", &text::add_message(remap, fence)).map(drop)
+    }
+
+    fn remove_remap(&self, main: Sector, fence: FenceId) -> Result<(), TargetFault> {
+        self.command("remove_remap", &format!("remove_remap {main} fence={fence}")).map(drop)
     }
 
     fn load(&self, remaps: &[Remap]) -> Result<(), TargetFault> {

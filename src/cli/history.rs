@@ -151,6 +151,9 @@ fn details(what: &What) -> Vec<String> {
             }
             lines.extend(evidence.iter().map(|line| format!("evidence: {line}")));
         }
+        What::Unremapped { decision, .. } | What::StaysRemapped { decision, .. } => {
+            lines.push(format!("why: {} ({})", decision.reason, decision.rule));
+        }
         What::NotRemapped { decision, evidence, .. } => {
             lines.push(format!("why: {} ({})", decision.reason, decision.rule));
             lines.extend(evidence.iter().map(|line| format!("evidence: {line}")));

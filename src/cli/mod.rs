@@ -18,6 +18,7 @@ pub mod scrub;
 pub mod spare;
 pub mod status;
 pub mod udev_probe;
+pub mod unremap;
 
 mod text;
 
@@ -66,6 +67,8 @@ enum Verb {
     Scrub(scrub::Args),
     /// Move a range of sectors to the spare by hand
     Remap(remap::Args),
+    /// Move what a spare serves back to main, where main takes it
+    Unremap(unremap::Args),
     /// Give up a set that is not open, so that its disks can be used for something else
     Forget(forget::Args),
     /// Look for what would keep a bad sector from being cured
@@ -137,6 +140,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Activate(args) => activate::main(args, &settings, cli.json),
         Verb::Scrub(args) => scrub::main(args, &settings, cli.json),
         Verb::Remap(args) => remap::main(args, &settings, cli.json),
+        Verb::Unremap(args) => unremap::main(args, &settings, cli.json),
         Verb::Doctor(args) => doctor::main(args, &settings, cli.json),
         Verb::Policy(args) => policy::main(args, &settings, cli.json),
         Verb::Spare(args) => spare::main(args, cli.json),

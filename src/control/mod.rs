@@ -105,6 +105,14 @@ pub enum Request {
     /// Read the policies anew.
     #[serde(rename = "io.remap_guardian.Reload")]
     Reload,
+    /// Move what spares serve of a range back to main.
+    #[serde(rename = "io.remap_guardian.Unremap")]
+    Unremap {
+        /// The set.
+        name: SetName,
+        /// The range on main; all of it without one.
+        extent: Option<Extent>,
+    },
     /// Move a range to the spare.
     #[serde(rename = "io.remap_guardian.Remap")]
     Remap {

@@ -2,7 +2,7 @@
 //! order; each ends with an `Outcome` that the runtime reports.
 
 use crate::edge::FenceId;
-use crate::model::{Decision, Extent, Fault, Millis, Remap, Sector, Sectors};
+use crate::model::{Action, Decision, Extent, Fault, Millis, Remap, Sector, Sectors};
 use serde::Serialize;
 
 /// Number of a case within this run of the daemon.
@@ -42,6 +42,17 @@ pub enum Step {
         /// The sealed fence.
         fence: FenceId,
     },
+    /// Durably remove the record of a remap whose content is on main again: the commit point of an un-remap. Ends as `Commit` does.
+    Unrecord(Remap),
+    /// Let main serve its sectors again. Ends with `Unmapped`.
+    RemoveRemap {
+        /// The remap, whose record is gone.
+        remap: Remap,
+        /// The sealed fence.
+        fence: FenceId,
+    },
+    /// Lift a fence; what serves the range goes on serving it. Ends with `Released`.
+    Lift(FenceId),
     /// Give held writes in the range their error and lift the fence, if there is one. Ends with `Released`.
     GiveUp {
         /// The range.
@@ -67,16 +78,25 @@ pub enum Outcome {
     },
     /// The spare extent did not take the content: another one is needed.
     SpareFailed(String),
+    /// What is about to go back to main is durably written down.
+    Announced,
+    /// What a spare holds is on main again, durably and read back, under this fence.
+    BroughtBack(FenceId),
     /// The fence is sealed.
     Sealed,
-    /// The record is durable.
+    /// The change of the table is durable.
     Committed(Remap),
-    /// The record is certainly not there.
+    /// It certainly is not there.
     NotCommitted(String),
-    /// Nobody knows whether the record is there.
+    /// Nobody knows whether it is there.
     Unknown(String),
     /// I/O follows the remap.
     Live,
+    /// Main serves the sectors again.
+    Unmapped {
+        /// No copy of the table names the sectors of the spare any more: they can serve others.
+        free: bool,
+    },
     /// Held writes got their error, the fence is gone.
     Released,
     /// Sectors that do not read.
@@ -92,6 +112,10 @@ pub enum Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
+    /// What is about to go back to main is being written down.
+    Announcing,
+    /// Content goes back to main, under a fence.
+    Returning,
     /// Waiting for the fence.
     Fencing,
     /// Copying.
@@ -123,7 +147,7 @@ pub struct Case {
     pub stage: Stage,
     /// The remap being made.
     pub remap: Option<Remap>,
-    /// The live one that it replaces: its sectors of the spare went bad.
+    /// The live one that it replaces: its sectors of the spare went bad. Without a new one it goes back to main.
     pub from: Option<Remap>,
     /// The fence around it.
     pub fence: Option<FenceId>,
@@ -138,6 +162,11 @@ pub struct Case {
 }
 
 impl Case {
+    /// The remap that it takes back, if it is an un-remap.
+    pub fn taken_back(&self) -> Option<Remap> {
+        self.from.filter(|_| self.remap.is_none() && self.decision.action == Action::Unremap)
+    }
+
     /// Whether it is about to move any of these sectors.
     pub fn cures(&self, extent: &Extent) -> bool {
         self.stage != Stage::Probing && self.fault.extent.overlaps(extent)

@@ -69,7 +69,7 @@ impl SetState {
         } else {
             Decision { action: Action::Remap, rule: "operator".into(), reason: "an operator asked for it".into() }
         };
-        if decision.action != Action::Remap {
+        if !decision.action.moves() {
             return vec![self.open(now, fault, decision, None, None, next_case)];
         }
         let longest = self.spares.iter().map(|spare| spare.reserve.longest()).max().unwrap_or_default();
@@ -100,7 +100,7 @@ impl SetState {
     }
 
     pub(super) fn cures_under_way(&self) -> usize {
-        self.cases.values().filter(|case| case.stage != Stage::Probing).count()
+        self.cases.values().filter(|case| !matches!(case.stage, Stage::Probing | Stage::Announcing | Stage::Returning)).count()
     }
 
     /// Faults that waited for spare space, or for others to be done.
@@ -130,11 +130,13 @@ impl SetState {
         *next_case += 1;
         let extent = fault.extent;
         let (stage, step, failure) = match (decision.action, remap) {
-            (Action::Remap, Some(_)) => (Stage::Fencing, Step::Fence(extent), None),
-            (Action::Remap, None) => {
+            (Action::Remap | Action::Rewrite, Some(_)) => (Stage::Fencing, Step::Fence(extent), None),
+            (Action::Remap | Action::Rewrite, None) => {
                 (Stage::Releasing, Step::GiveUp { extent, fence: None }, Some("no verified spare space is left".to_string()))
             }
-            (Action::Observe, _) => (Stage::Releasing, Step::GiveUp { extent, fence: None }, Some(decision.reason.clone())),
+            (Action::Observe | Action::Unremap, _) => {
+                (Stage::Releasing, Step::GiveUp { extent, fence: None }, Some(decision.reason.clone()))
+            }
         };
         let (fence, saved, lost, tried_at) = (None, Sectors(0), Vec::new(), now);
         let case = Case { id, fault, decision, stage, remap, from, fence, saved, lost, failure, tried_at };
@@ -145,6 +147,9 @@ impl SetState {
     pub(super) fn on_done(&mut self, now: Millis, id: CaseId, outcome: Outcome, next_case: &mut u64) -> Vec<Effect> {
         let set = self.id();
         let Some(mut case) = self.cases.remove(&id) else { return Vec::new() };
+        if let Some(remap) = case.taken_back() {
+            return self.on_returning(now, case, remap, outcome, next_case);
+        }
         if let (Outcome::SpareFailed(reason), Some(failed), Some(fence)) = (&outcome, case.remap, case.fence) {
             return self.on_spare_failed(now, case, failed, fence, reason.clone());
         }
@@ -159,6 +164,7 @@ impl SetState {
                 let mut effects = self.end(now, case);
                 effects.extend(unread.into_iter().flat_map(|fault| self.on_held(now, fault, next_case)));
                 effects.extend(self.start_waiting(now, next_case));
+                effects.extend(self.start_returning(now, next_case));
                 return effects;
             }
         };
@@ -166,14 +172,19 @@ impl SetState {
         vec![Effect::Step { set, case: id, step }]
     }
 
-    /// What a look at main came to, where the policy moves blocks that do not read.
+    /// What a look at main came to, where the policy moves blocks that do not read, or did not at first.
     fn unread(&self, now: Millis, case: &Case) -> Vec<Fault> {
-        if case.stage != Stage::Probing || self.policy.read_error.action != Action::Remap {
+        let action = self.policy.read_error.action;
+        if case.stage != Stage::Probing || !action.moves() {
             return Vec::new();
         }
         let (block, size) = (self.desc.block(), self.desc.main.sectors);
         let sector = |at: &Sector| Extent::new(*at, Sectors(1)).ok().and_then(|sector| whole_blocks(sector, block, size));
         let mut blocks: Vec<Extent> = case.lost.iter().filter_map(sector).collect();
+        // All of it reads by now. Only a medium error says that it may not the next time.
+        if blocks.is_empty() && action == Action::Rewrite && case.fault.class == ErrorClass::Medium {
+            blocks.extend(whole_blocks(case.fault.extent, block, size));
+        }
         blocks.dedup();
         // Of class “ioerr”: it must still be shown that main works elsewhere.
         let fault = |extent| Fault { op: Op::Read, extent, class: ErrorClass::Ioerr, at: now, ..case.fault.clone() };
@@ -235,6 +246,9 @@ impl SetState {
                     self.remove(from);
                 }
                 self.insert(remap);
+                if case.decision.action == Action::Rewrite && case.from.is_none() && !remap.flags.marked {
+                    self.return_later(&remap.main, &Decision { action: Action::Unremap, ..case.decision.clone() });
+                }
                 self.spent.push_back((now, spare_len(remap.main.len(), self.desc.block()).0 / self.desc.block().0));
                 let (saved, decision, class) = (case.saved, case.decision, case.fault.class);
                 let took_ms = now.0.saturating_sub(case.fault.at.0);

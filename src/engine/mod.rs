@@ -10,6 +10,7 @@ mod status;
 mod storm;
 #[cfg(test)]
 mod tests;
+mod unremap;
 
 pub use crate::plan::scrub::Part;
 pub use case::{CaseId, Outcome, Step};
@@ -112,6 +113,13 @@ pub enum Event {
         /// The range on main.
         extent: Extent,
     },
+    /// An operator asks for what spares serve of a range to go back to main.
+    AskedBack {
+        /// The set.
+        set: SetId,
+        /// The range on main.
+        extent: Extent,
+    },
     /// A scrub found a block that does not read.
     Found {
         /// The set.
@@ -158,6 +166,25 @@ pub enum Effect {
         /// The range.
         extent: Extent,
     },
+    /// Write down durably that a remap is about to go back to main. Answer: `Event::Done` with `Announced` or `Failed`.
+    Announce {
+        /// The set.
+        set: SetId,
+        /// The case.
+        case: CaseId,
+        /// The remap.
+        remap: Remap,
+    },
+    /// Fence a remap's range, write what its spare holds to main, durably, and read it back. Answer: `Event::Done` with
+    /// `BroughtBack`, the fence up, or `Failed`, the fence lifted.
+    Return {
+        /// The set.
+        set: SetId,
+        /// The case.
+        case: CaseId,
+        /// The remap.
+        remap: Remap,
+    },
     /// Reserve and verify spare space. Answer: `Event::Reserved`.
     Reserve {
         /// The set.
@@ -175,6 +202,15 @@ pub enum Effect {
         set: SetId,
         /// The remap.
         remap: Remap,
+    },
+    /// A spare extent serves nothing any more.
+    MarkReserved {
+        /// The set.
+        set: SetId,
+        /// The spare.
+        spare: u16,
+        /// The extent.
+        extent: Extent,
     },
     /// A spare extent failed: never use it again.
     MarkBad {
@@ -258,6 +294,7 @@ impl Engine {
             | Event::Policy { set, .. }
             | Event::Found { set, .. }
             | Event::Scrubbed { set, .. }
+            | Event::AskedBack { set, .. }
             | Event::Asked { set, .. } => {
                 if let Some(state) = self.sets.get_mut(&set) {
                     effects.extend(state.apply(now, event, &mut self.next_case));

@@ -140,7 +140,8 @@ impl SetState {
         if released && self.released.iter().any(|(at, of)| now.0 <= at.0 + RELEASED_MS && of.overlaps(&extent)) {
             return Vec::new();
         }
-        let under_way = self.cases.values_mut().filter(|case| case.stage != Stage::Probing).map(|case| &mut case.fault);
+        let cures = |case: &&mut Case| case.stage != Stage::Probing && case.taken_back().is_none();
+        let under_way = self.cases.values_mut().filter(cures).map(|case| &mut case.fault);
         let mut known = false;
         for fault in under_way.chain(&mut self.waiting).filter(|fault| fault.extent.overlaps(&extent)) {
             fault.late = true;

@@ -39,11 +39,11 @@ impl SetState {
                 continue;
             }
             let mut decision = decide(&self.policy, &self.ledger(now, blocks), &fault);
-            let to = if decision.action == Action::Remap { self.take_of(spare, from.main) } else { None };
+            let to = if decision.action.moves() { self.take_of(spare, from.main) } else { None };
             if to.is_none() && !fault.held {
                 continue;
             }
-            if to.is_none() && decision.action == Action::Remap {
+            if to.is_none() && decision.action.moves() {
                 let reason = format!("spare {spare}, which serves these sectors, failed, and has no other verified space ready");
                 decision = Decision { action: Action::Observe, rule: "target/spare".into(), reason };
             }

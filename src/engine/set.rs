@@ -2,9 +2,11 @@
 
 use super::case::{Case, CaseId, Stage, Step};
 use super::storm::{Change, Storm};
+use super::unremap::again;
 use super::{Effect, Event};
 use crate::model::{
-    Entry, ErrorClass, Extent, Fault, Member, Millis, Op, Remap, Sector, Sectors, SetDescription, SetId, TargetErrorKind, What,
+    Action, Decision, Entry, ErrorClass, Extent, Fault, Member, Millis, Op, Remap, Sector, Sectors, SetDescription, SetId,
+    TargetErrorKind, What,
 };
 use crate::plan::{Reserve, scrub, spare_len};
 use crate::policy::{Ledger, Policy};
@@ -37,6 +39,8 @@ pub struct SetState {
     /// Where held writes were given their error by us: the target tells of each once more.
     pub(super) released: VecDeque<(Millis, Extent)>,
     pub(super) storm: Storm,
+    /// Remaps that are to go back to main, by first main sector.
+    pub(super) returning: VecDeque<(Sector, Decision)>,
     /// Number of this opening of the set.
     pub(super) session: u64,
 }
@@ -52,6 +56,13 @@ pub(super) struct SpareState {
     pub(super) refilling: bool,
     pub(super) refill_after: Millis,
     pub(super) alerted: u8,
+}
+
+impl SpareState {
+    /// How much of it serves main, in percent.
+    pub(super) fn percent(&self) -> u8 {
+        (self.in_use.0.saturating_mul(100) / self.capacity.0.max(1)).min(100) as u8
+    }
 }
 
 /// Counts since the device was opened.
@@ -95,6 +106,7 @@ impl SetState {
             spent: VecDeque::new(),
             released: VecDeque::new(),
             storm: Storm::default(),
+            returning: VecDeque::new(),
             session,
         };
         for remap in remaps {
@@ -211,6 +223,11 @@ impl SetState {
                 let fault = self.fault(Member::Main, Op::Write, extent, ErrorClass::Other, now);
                 self.on_held(now, fault, next_case)
             }
+            Event::AskedBack { extent, .. } => {
+                let (rule, reason) = ("operator/unremap".into(), "an operator asked for it".into());
+                self.return_later(&extent, &Decision { action: Action::Unremap, rule, reason });
+                self.start_returning(now, next_case)
+            }
             Event::Found { part, .. } => self.on_found(now, part, next_case),
             Event::Scrubbed { summary, .. } => vec![Effect::Record(self.entry(now, What::Scrubbed(summary)))],
             Event::Done { case, outcome, .. } => self.on_done(now, case, outcome, next_case),
@@ -255,7 +272,12 @@ impl SetState {
             if case.tried_at.0 == u64::MAX || now.0 < case.tried_at.0 + RETRY_MS || case.failure.is_none() {
                 continue;
             }
+            let back = case.taken_back();
             let step = match (case.stage, case.remap, case.fence) {
+                (stage, None, fence) if back.is_some() => match back.and_then(|remap| again(stage, remap, fence)) {
+                    Some(step) => step,
+                    None => continue,
+                },
                 (Stage::Settling, Some(remap), _) => Step::Settle(remap),
                 (Stage::Mapping, Some(remap), Some(fence)) => Step::AddRemap { remap, fence },
                 (Stage::Releasing, _, fence @ Some(_)) => Step::GiveUp { extent: case.fault.extent, fence },
@@ -305,7 +327,7 @@ impl SetState {
 
     pub(super) fn usage_alert(&mut self, now: Millis, spare: u16) -> Option<Effect> {
         let state = &mut self.spares[spare as usize];
-        let percent = (state.in_use.0.saturating_mul(100) / state.capacity.0.max(1)).min(100) as u8;
+        let percent = state.percent();
         let level = self.policy.spare.alert_percent.iter().copied().filter(|&level| level <= percent).max()?;
         if level <= state.alerted {
             return None;

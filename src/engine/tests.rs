@@ -294,3 +294,119 @@ fn a_write_that_meets_a_move_nobody_waited_for_is_waited_for() {
     let [Effect::Step { step: Step::Salvage { covered, .. }, .. }] = &fenced[..] else { panic!("{fenced:?}") };
     assert_eq!(covered.len(), 1);
 }
+
+/// An engine whose main sectors 80 to 87 are on the spare at 88; a read of them failed, and nothing of them was lost.
+fn remapped(action: Action) -> (Engine, Vec<Effect>) {
+    let (mut engine, mut effects) = {
+        let policy = Policy { read_error: crate::policy::ReadError { action }, ..Policy::test_balanced() };
+        unread(policy)
+    };
+    let mut last = Vec::new();
+    let mut seq = 0;
+    // The first of the two blocks that moved; the other one is given no answers.
+    let mut of = None;
+    while let Some((case, step)) = effects.iter().find_map(|effect| match effect {
+        Effect::Step { case, step, .. } if of.is_none_or(|of| of == *case) => Some((*case, step.clone())),
+        _ => None,
+    }) {
+        of = Some(case);
+        let outcome = match step {
+            Step::Fence(_) => Outcome::Fenced(7),
+            Step::Salvage { .. } => Outcome::Salvaged { saved: Sectors(8), lost: Vec::new(), marked: false },
+            Step::Seal(_) => Outcome::Sealed,
+            Step::Commit(remap) => {
+                seq += 1;
+                Outcome::Committed(Remap { seq, ..remap })
+            }
+            Step::AddRemap { .. } => Outcome::Live,
+            other => panic!("{other:?}"),
+        };
+        effects = engine.apply(Millis(10), Event::Done { set: SET, case, outcome });
+        last = effects.clone();
+    }
+    (engine, last)
+}
+
+/// Answers until nothing more is asked; gives what was asked, in words, and what was recorded.
+fn bring_back(engine: &mut Engine, mut effects: Vec<Effect>, answer: impl Fn(&str) -> Outcome) -> (Vec<String>, Vec<What>) {
+    let (mut asked, mut told) = (Vec::new(), Vec::new());
+    loop {
+        told.extend(recorded(&effects).into_iter().cloned());
+        let next = effects.iter().find_map(|effect| match effect {
+            Effect::Announce { case, .. } => Some((*case, "announce")),
+            Effect::Return { case, .. } => Some((*case, "return")),
+            Effect::Step { case, step: Step::Seal(_), .. } => Some((*case, "seal")),
+            Effect::Step { case, step: Step::Unrecord(_), .. } => Some((*case, "unrecord")),
+            Effect::Step { case, step: Step::RemoveRemap { .. }, .. } => Some((*case, "remove_remap")),
+            Effect::Step { case, step: Step::Lift(_), .. } => Some((*case, "lift")),
+            _ => None,
+        });
+        let Some((case, word)) = next else { return (asked, told) };
+        asked.push(word.to_string());
+        effects = engine.apply(Millis(20), Event::Done { set: SET, case, outcome: answer(word) });
+    }
+}
+
+fn good(word: &str) -> Outcome {
+    match word {
+        "announce" => Outcome::Announced,
+        "return" => Outcome::BroughtBack(9),
+        "seal" => Outcome::Sealed,
+        "unrecord" => Outcome::Committed(Remap {
+            main: Extent::new(Sector(80), Sectors(8)).unwrap(),
+            spare: 0,
+            at: Sector(88),
+            flags: RemapFlags::default(),
+            seq: 2,
+        }),
+        "remove_remap" => Outcome::Unmapped { free: true },
+        "lift" => Outcome::Released,
+        other => panic!("{other}"),
+    }
+}
+
+fn asked_back() -> Event {
+    Event::AskedBack { set: SET, extent: Extent::new(Sector(84), Sectors(1)).unwrap() }
+}
+
+#[test]
+fn what_goes_back_is_written_down_copied_and_sealed_before_its_record_goes() {
+    let (mut engine, _) = remapped(Action::Remap);
+    assert_eq!(engine.set(SET).unwrap().remaps().count(), 1);
+    let ready = engine.set(SET).unwrap().status().spares[0].ready;
+    let effects = engine.apply(Millis(15), asked_back());
+    let (asked, told) = bring_back(&mut engine, effects, good);
+    assert_eq!(asked, ["announce", "return", "seal", "unrecord", "remove_remap"]);
+    assert!(matches!(told[..], [What::Unremapped { .. }]), "{told:?}");
+    assert_eq!(engine.set(SET).unwrap().remaps().count(), 0);
+    assert_eq!(engine.set(SET).unwrap().status().spares[0].ready, Sectors(ready.0 + 8), "its space is ready again");
+}
+
+#[test]
+fn what_cannot_go_back_stays_and_says_why() {
+    let failing = ["announce", "return", "seal", "unrecord"];
+    for (index, failing) in failing.into_iter().enumerate() {
+        let (mut engine, _) = remapped(Action::Remap);
+        let effects = engine.apply(Millis(15), asked_back());
+        let answer = |word: &str| match word {
+            "unrecord" if word == failing => Outcome::NotCommitted("why".into()),
+            word if word == failing => Outcome::Failed("why".into()),
+            word => good(word),
+        };
+        let (asked, told) = bring_back(&mut engine, effects, answer);
+        let lifted = index > 1;
+        assert_eq!((asked.len(), asked.last().unwrap() == "lift"), (index + 1 + usize::from(lifted), lifted), "{asked:?}");
+        assert!(matches!(&told[..], [What::StaysRemapped { reason, .. }] if reason == "why"), "{told:?}");
+        assert_eq!(engine.set(SET).unwrap().remaps().count(), 1);
+    }
+}
+
+#[test]
+fn a_policy_that_rewrites_sends_back_what_was_saved_as_a_whole() {
+    let (mut engine, effects) = remapped(Action::Rewrite);
+    let (asked, told) = bring_back(&mut engine, effects, good);
+    assert_eq!(asked.first().map(String::as_str), Some("announce"), "{asked:?}");
+    assert!(told.iter().any(|what| matches!(what, What::Unremapped { .. })), "{told:?}");
+    let (_, effects) = remapped(Action::Remap);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Announce { .. })));
+}

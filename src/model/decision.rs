@@ -8,8 +8,19 @@ use serde::{Deserialize, Serialize};
 pub enum Action {
     /// Move the block to a spare.
     Remap,
+    /// Move it to a spare and, if nothing of it was lost, back again: the drive writes it anew, and no spare is spent.
+    Rewrite,
+    /// Move what a spare serves back to main.
+    Unremap,
     /// Record and tell; change nothing. A held write gets its error.
     Observe,
+}
+
+impl Action {
+    /// Whether it needs space on a spare.
+    pub fn moves(self) -> bool {
+        matches!(self, Action::Remap | Action::Rewrite)
+    }
 }
 
 /// An action with the rule that chose it and the reason in words.

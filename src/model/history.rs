@@ -25,11 +25,31 @@ pub struct Entry {
     pub what: What,
 }
 
-impl What {
-    /// The remap that it tells of, if it tells of one that became live.
-    pub fn remap(&self) -> Option<Remap> {
+/// What an entry tells of a remap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// It became live.
+    Live(Remap),
+    /// Main serves its sectors again. So it does whatever was told of them before.
+    Gone(Remap),
+}
+
+impl Told {
+    /// Brings what was told so far up to date.
+    pub fn apply(self, told: &mut Vec<Remap>) {
         match self {
-            What::Remapped { remap, .. } | What::Relocated { remap, .. } => Some(*remap),
+            Told::Live(remap) => told.push(remap),
+            Told::Gone(gone) => told.retain(|remap| !gone.outdates(remap)),
+        }
+    }
+}
+
+impl What {
+    /// What it tells of a remap: that it became live, or that it is gone.
+    pub fn told(&self) -> Option<Told> {
+        match self {
+            What::Remapped { remap, .. } | What::Relocated { remap, .. } => Some(Told::Live(*remap)),
+            What::Unremapped { remap, .. } => Some(Told::Gone(*remap)),
             _ => None,
         }
     }
@@ -105,6 +125,24 @@ pub enum What {
         took_ms: u64,
         /// Evidence lines.
         evidence: Vec<String>,
+    },
+    /// What a spare served went back to main, and its space is ready for the next cure.
+    Unremapped {
+        /// The remap that is gone.
+        remap: Remap,
+        /// Why.
+        decision: Decision,
+        /// From the request to main serving the sectors, ms.
+        took_ms: u64,
+    },
+    /// What a spare serves could not go back to main.
+    StaysRemapped {
+        /// The remap, which goes on serving.
+        remap: Remap,
+        /// Why it was to go back.
+        decision: Decision,
+        /// What stopped it.
+        reason: String,
     },
     /// A cure was given up; the application got the error it would have got without us.
     NotRemapped {

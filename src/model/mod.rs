@@ -15,7 +15,7 @@ mod urgency;
 pub use chain::{Breach, Broken, ChainReport, ChainWalk, Cut, Pruned, Stamp};
 pub use decision::{Action, Decision};
 pub use fault::{ErrorClass, Fault, Member, Op, TargetError, TargetErrorKind};
-pub use history::{Entry, What};
+pub use history::{Entry, Told, What};
 pub use remap::{Remap, RemapFlags};
 pub use scrub::{ScrubProgress, ScrubState, ScrubSummary};
 pub use set::{Geometry, Identity, Secret, SetDescription, SetId, SetName};

@@ -31,6 +31,11 @@ impl Remap {
         (self.main, self.spare, self.at) == (other.main, other.spare, other.at)
     }
 
+    /// Whether this is the same or a later remap of the same range of main.
+    pub fn outdates(&self, other: &Remap) -> bool {
+        self.main == other.main && self.seq >= other.seq
+    }
+
     /// The range on the spare.
     pub fn spare_extent(&self) -> Extent {
         Extent::new(self.at, self.main.len()).expect("a remap's spare range was checked when it was made")

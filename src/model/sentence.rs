@@ -38,6 +38,15 @@ impl What {
                     remap.main, remap.spare, remap.at
                 )
             }
+            What::Unremapped { remap, took_ms, .. } => {
+                let (main, spare) = (remap.main, remap.spare);
+                format!(
+                    "sectors {main} went back from spare {spare} to main in {took_ms} ms, which reads what was written; their space is free"
+                )
+            }
+            What::StaysRemapped { remap, reason, .. } => {
+                format!("sectors {} stay on spare {}: {reason}", remap.main, remap.spare)
+            }
             What::NotRemapped { extent, reason, .. } => format!("NOT healed: sectors {extent}: {reason}"),
             What::Error { member, op, extent, class, .. } => {
                 let at = extent.map(|extent| format!(" of sectors {extent}")).unwrap_or_default();

@@ -47,6 +47,8 @@ impl What {
             | What::Adopted { .. }
             | What::Forgotten { .. }
             | What::Remapped { .. }
+            | What::Unremapped { .. }
+            | What::StaysRemapped { .. }
             | What::Pruned { .. }
             | What::Scrubbed(_) => Urgency::Notice,
         }

@@ -184,6 +184,12 @@ impl Policy {
         if let Some(class) = self.write_error.classes.iter().find(|class| !class.may_be_medium()) {
             return bad("write_error.classes", format!("“{class}” can never cost a spare; use medium, ioerr, target"));
         }
+        if !matches!(self.write_error.action, Action::Remap | Action::Observe) {
+            return bad("write_error.action", "a failed write can be cured by “remap” only, or observed by “observe”".into());
+        }
+        if self.read_error.action == Action::Unremap {
+            return bad("read_error.action", "use observe, remap or rewrite".into());
+        }
         if self.spare.reserve_blocks > 65536 {
             return bad("spare.reserve_blocks", format!("{} is more than 65536", self.spare.reserve_blocks));
         }

@@ -33,7 +33,7 @@ pub struct Ledger {
 pub fn decide(policy: &Policy, ledger: &Ledger, fault: &Fault) -> Decision {
     let answer = |action, rule: &str, reason: String| Decision { action, rule: format!("{}/{rule}", policy.name), reason };
     match fault.op {
-        Op::Read if policy.read_error.action == Action::Remap => {}
+        Op::Read if policy.read_error.action.moves() => {}
         Op::Write if policy.write_error.action == Action::Observe => {
             return answer(Action::Observe, "write_error.action", "this policy only observes".into());
         }
@@ -61,8 +61,11 @@ pub fn decide(policy: &Policy, ledger: &Ledger, fault: &Fault) -> Decision {
         }
     }
     if fault.op == Op::Read {
-        let reason = "sectors of this block do not read, also when they are tried again".into();
-        return answer(Action::Remap, "read_error.action", reason);
+        let reason = match policy.read_error.action {
+            Action::Rewrite => "this block failed to read: it moves to the spare, and back again if nothing of it was lost",
+            _ => "sectors of this block do not read, also when they are tried again",
+        };
+        return answer(policy.read_error.action, "read_error.action", reason.into());
     }
     let reason = format!("an error on write ({}), narrowed to this block", fault.class);
     answer(Action::Remap, "write_error", reason)

@@ -12,7 +12,7 @@ pub struct Rule {
 }
 
 /// All of them.
-pub const RULES: [Rule; 12] = [
+pub const RULES: [Rule; 13] = [
     Rule {
         name: "write_error",
         key: Some("write_error.action"),
@@ -55,7 +55,8 @@ pub const RULES: [Rule; 12] = [
         name: "read_error.action",
         key: Some("read_error.action"),
         meaning: "sectors did not read, also when they were tried again one by one, and the policy moves such blocks: what still \
-                  reads of them moves along, the rest is marked lost and fails until it is written again",
+                  reads of them moves along, the rest is marked lost and fails until it is written again. With “rewrite” a block that \
+                  was saved as a whole goes back to main at once, which writes it anew there and costs no spare space",
     },
     Rule {
         name: "scrub",
@@ -63,6 +64,7 @@ pub const RULES: [Rule; 12] = [
         meaning: "a scrub found the sectors before an application did; what cannot be read cannot be copied: they fail until they are \
                   written again, and move then if they must",
     },
+    Rule { name: "operator/unremap", key: None, meaning: "somebody asked for it by “remap-guardian unremap”" },
     Rule { name: "operator", key: None, meaning: "somebody asked for it by “remap-guardian remap”" },
     Rule {
         name: "target/hold",

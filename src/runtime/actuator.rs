@@ -6,7 +6,7 @@ use crate::actuate::probe::{Checked, Prober};
 use crate::actuate::steps::Actuator;
 use crate::engine::{CaseId, Event, Step};
 use crate::failpoint::reached;
-use crate::model::{Extent, Member, SetId};
+use crate::model::{Extent, Member, Remap, SetId};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -28,6 +28,8 @@ pub enum Trial {
     Verify { session: u64, spare: u16, extents: Vec<Extent> },
     /// Find the sectors that do not read.
     Probe(CaseId, Extent),
+    /// Write what a remap's spare holds to main.
+    Return(CaseId, Remap),
     /// Read a range of a member, for a scrub.
     Check(Member, Extent, oneshot::Sender<Checked>),
 }
@@ -110,6 +112,7 @@ pub fn start(
             drop(out.send(Input::Verified { set, session, spare, verified }));
         }
         Trial::Probe(case, extent) => drop(engine.event(Event::Done { set, case, outcome: prober.probe(extent) })),
+        Trial::Return(case, remap) => drop(engine.event(Event::Done { set, case, outcome: prober.bring_back(&remap) })),
         Trial::Check(member, extent, tell) => drop(tell.send(prober.check(member, extent))),
     })?;
     Ok(Hands { cures, trials, stop, threads: Stopping([actuator, prober]) })

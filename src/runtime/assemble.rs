@@ -177,7 +177,7 @@ pub fn open(candidate: &Candidate, settings: &Settings, seen: &Seen, writes: Wri
     let own = spares.iter().zip(MAX_SPARES as u8..);
     let own = own.map(|(spare, n)| Ok(Box::new(Announced::new(open_member(spare)?, &listener, n)) as _));
     let own = own.collect::<Result<_, String>>()?;
-    let prober = Prober::new(&desc, Box::new(open_member(&main)?), own);
+    let prober_main = Box::new(open_member(&main)?);
     let nodes = spares.iter().zip(0..).map(|(spare, index)| {
         let io = open_member(spare)?;
         let name = spare.node.display().to_string();
@@ -204,6 +204,7 @@ pub fn open(candidate: &Candidate, settings: &Settings, seen: &Seen, writes: Wri
     if writes == Writes::Yes {
         reconcile::mirror(&mut open_spares);
     }
+    let prober = Prober::new(&desc, Box::new(target.share().map_err(|fault| fault.to_string())?), prober_main, own);
     let actuator = Actuator::new(&desc, Box::new(target), Box::new(main_io), open_spares);
     Ok(Opened { desc, main, spares, remaps, actuator, prober, watcher, from, adopted })
 }

@@ -66,6 +66,8 @@ pub(super) struct Known {
     pub(super) served: Vec<Option<Vec<Served>>>,
     /// The remaps that history tells of.
     pub(super) told: Vec<Remap>,
+    /// One that was on its way back to main when the daemon ended: only its spare knows whether main serves it.
+    pub(super) returning: Option<Remap>,
 }
 
 impl Known {
@@ -86,9 +88,10 @@ pub(super) fn remembered(desc: &SetDescription, store: &Storekeeper) -> Result<K
             Ok(if known { Some(store.in_use(set, spare)?) } else { None })
         };
         let known = spares.map(of_spare).collect::<Result<Vec<_>, _>>();
-        drop(tell.send(known.and_then(|served| Ok((served, store.told_remaps(set)?)))));
+        let known =
+            known.and_then(|served| Ok(Known { served, told: store.told_remaps(set)?, returning: store.returning(set)? }));
+        drop(tell.send(known));
     });
     let known = told.recv().map_err(|_| stopping())?;
-    let (served, told) = known.map_err(|error| Reason::from(format!("what is known of it cannot be read: {error}")))?;
-    Ok(Known { served, told })
+    known.map_err(|error| Reason::from(format!("what is known of it cannot be read: {error}")))
 }

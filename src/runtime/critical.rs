@@ -180,6 +180,11 @@ impl Owner {
                     hands.try_out(Trial::Probe(case, extent));
                 }
             }
+            Effect::Return { set, case, remap } => {
+                if let Some(hands) = self.hands.get(&set) {
+                    hands.try_out(Trial::Return(case, remap));
+                }
+            }
             Effect::Reserve { set, session, spare, want } => {
                 // Without an answer the engine would wait for one for ever: it is to ask again.
                 let later = Event::Reserved { set, session, spare, extents: Vec::new(), free: want, untried: want };

@@ -74,7 +74,7 @@ fn failing(desc: &SetDescription, known: &Known, on_spares: Vec<Extent>) -> Resu
         };
         failing.extend(served.iter().map(|served| served.main));
     }
-    failing.extend(known.told.iter().map(|remap| remap.main));
+    failing.extend(known.told.iter().chain(&known.returning).map(|remap| remap.main));
     Ok(failing)
 }
 
@@ -114,11 +114,11 @@ mod tests {
     fn what_store_history_or_a_spare_knows_fails() {
         let served = |start| Some(vec![Served { main: extent(start), at: Sector(88) }]);
         let told = Remap { main: extent(80), spare: 0, at: Sector(96), flags: RemapFlags::default(), seq: 1 };
-        let known = Known { served: vec![served(16), served(32)], told: vec![told] };
+        let known = Known { served: vec![served(16), served(32)], told: vec![told], returning: None };
         let mut all = failing(&desc(), &known, vec![extent(160)]).unwrap();
         all.sort();
         assert_eq!(all, [16, 32, 80, 160].map(extent));
-        let unknown = Known { served: vec![served(16), None], told: vec![told] };
+        let unknown = Known { served: vec![served(16), None], told: vec![told], returning: None };
         let refused = failing(&desc(), &unknown, vec![]).unwrap_err();
         assert!(refused.message.contains("spare 1") && refused.hint.is_some(), "{refused}");
     }

@@ -3,7 +3,7 @@
 use super::assemble::{self, Candidate, Opened};
 use super::daemon::*;
 use super::{actuator, inputs, watcher};
-use crate::edge::{Served, Store};
+use crate::edge::{Served, Store, StoreError};
 use crate::engine::Event;
 use crate::model::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -204,7 +204,7 @@ impl Daemon {
                     );
                     tell(store, &desc, message);
                 }
-                if let Err(error) = follow(store, desc.id, spare, data, &live) {
+                if let Err(error) = follow(store, &desc, spare, data, &live) {
                     drop(out.send(Input::NoSpace { set: desc.id, spare, not_rebuilt: Some(error) }));
                 }
             }
@@ -214,16 +214,28 @@ impl Daemon {
 
 /// Makes the allocator of a spare follow its table; not if that is older than what is known of it, since what is known is the last
 /// trace then of what was moved there. `live` is sorted by main.
-pub(super) fn follow(store: &dyn Store, set: SetId, spare: u16, data: Extent, live: &[Remap]) -> Result<(), String> {
-    let known = store.in_use(set, spare).map_err(|error| error.to_string())?;
+pub(super) fn follow(store: &dyn Store, desc: &SetDescription, spare: u16, data: Extent, live: &[Remap]) -> Result<(), String> {
+    let set = desc.id;
+    let text = |error: StoreError| error.to_string();
+    let known = store.in_use(set, spare).map_err(text)?;
     let mut lost = beyond(&known, live);
     if known.iter().any(|known| place_of(known.main, live).is_some_and(|at| at != known.at)) {
         // It may lag behind a move, or the table may be from before one.
-        let told = store.told_remaps(set).map_err(|error| error.to_string())?;
+        let told = store.told_remaps(set).map_err(text)?;
         lost.extend(moved_on(&told, spare, live));
     }
+    let returning = store.returning(set).map_err(text)?.filter(|remap| remap.spare == spare);
+    let back = returning.filter(|remap| serving(remap.main, live).is_none());
+    lost.retain(|served| back.is_none_or(|remap| remap.main.start() != served.main.start()));
     if lost.is_empty() {
-        return store.rebuild(set, spare, data, live).map_err(|error| error.to_string());
+        store.rebuild(set, spare, data, live).map_err(text)?;
+        if let Some(remap) = back {
+            let reason = "it was on its way back to main when the daemon ended, and its record is gone".into();
+            let decision = Decision { action: Action::Unremap, rule: "operator/unremap".into(), reason };
+            let what = What::Unremapped { remap, decision, took_ms: 0 };
+            store.append(&Entry { number: 0, at: now(), set, name: desc.name.clone(), what }).map_err(text)?;
+        }
+        return returning.map_or(Ok(()), |_| store.set_returning(set, None).map_err(text));
     }
     let places: Vec<String> = lost.iter().take(8).map(|served| served.main.to_string()).collect();
     let more = if lost.len() > 8 { ", …" } else { "" };
@@ -292,5 +304,43 @@ mod tests {
         assert_eq!(moved_on(&[before, after], 0, &[after]), [], "the store may lag");
         assert_eq!(moved_on(&[after], 1, &[before]), [], "another spare's");
         assert_eq!((place_of(before.main, &[before]), place_of(before.main, &[])), (Some(Sector(900)), None));
+    }
+
+    /// A store that knows main sectors 8 to 15 on the spare, and that they were about to go back if `returning`.
+    fn known(returning: bool) -> (tempfile::TempDir, crate::store::SledStore, SetDescription) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = crate::store::SledStore::open(dir.path().join("store")).unwrap();
+        let desc = SetDescription {
+            id: SetId(uuid::Uuid::nil()),
+            name: SetName::new("data").unwrap(),
+            main: Identity::default(),
+            spares: vec![Identity::default()],
+            secret: Secret([7; 16]),
+            geometry: Vec::new(),
+            created: Millis(0),
+        };
+        store.rebuild(desc.id, 0, data(), &[remap(8, 8)]).unwrap();
+        store.set_returning(desc.id, returning.then(|| remap(8, 8)).as_ref()).unwrap();
+        (dir, store, desc)
+    }
+
+    fn data() -> Extent {
+        Extent::new(Sector(800), Sectors(800)).unwrap()
+    }
+
+    #[test]
+    fn what_had_gone_back_to_main_makes_no_spare_older() {
+        let (_dir, store, desc) = known(false);
+        assert!(follow(&store, &desc, 0, data(), &[]).unwrap_err().contains("lacks 1 remaps"));
+        let (_dir, store, desc) = known(true);
+        assert_eq!(follow(&store, &desc, 0, data(), &[]), Ok(()));
+        let told = store.history(None, Millis(0), 10).unwrap();
+        assert!(matches!(&told[..], [Entry { what: What::Unremapped { .. }, .. }]), "{told:?}");
+        assert_eq!((store.returning(desc.id).unwrap(), store.in_use(desc.id, 0).unwrap().len()), (None, 0));
+        // It was interrupted before the record went.
+        let (_dir, store, desc) = known(true);
+        assert_eq!(follow(&store, &desc, 0, data(), &[remap(8, 8)]), Ok(()));
+        assert_eq!((store.returning(desc.id).unwrap(), store.in_use(desc.id, 0).unwrap().len()), (None, 1));
+        assert_eq!(store.history(None, Millis(0), 10).unwrap(), []);
     }
 }

@@ -1,13 +1,13 @@
 //! Does what the engine wants besides cures: keeps the store in step, asks for spare space, writes history.
 
 use super::actuator::Trial;
-use super::critical::Report;
+use super::critical::{Critical, Report};
 use super::daemon::*;
 use super::discovery::follow;
 use super::seen::Place;
 use crate::actuate::probe::Verified;
 use crate::edge::ExtentState;
-use crate::engine::{Effect, Event};
+use crate::engine::{CaseId, Effect, Event, Outcome};
 use crate::failpoint::reached;
 use crate::model::*;
 
@@ -55,7 +55,9 @@ impl Daemon {
                 let state = ExtentState::InUse { main: remap.main.start() };
                 self.mark(set, remap.spare, remap.spare_extent(), state);
             }
+            Effect::MarkReserved { set, spare, extent } => self.mark(set, spare, extent, ExtentState::Reserved),
             Effect::MarkBad { set, spare, extent } => self.mark(set, spare, extent, ExtentState::Bad),
+            Effect::Announce { set, case, remap } => self.announce(set, case, remap),
             Effect::SampleSmart { set } => {
                 if let Some(serving) = self.serving.get_mut(&set) {
                     // Soon, but not for each of a burst of cures.
@@ -64,7 +66,23 @@ impl Daemon {
             }
             Effect::Record(entry) => self.record(entry),
             // The engine's thread has given them out.
-            Effect::Step { .. } | Effect::Probe { .. } | Effect::Retry { .. } => {}
+            Effect::Step { .. } | Effect::Probe { .. } | Effect::Return { .. } | Effect::Retry { .. } => {}
+        }
+    }
+
+    /// Nothing waits for it, so a store that is not well is no reason to go on without it.
+    fn announce(&self, set: SetId, case: CaseId, remap: Remap) {
+        let (critical, later) = (self.critical.clone(), self.critical.clone());
+        let answer = move |critical: &Critical, written: Result<(), String>| {
+            let failed = |why| Outcome::Failed(format!("it could not be written down that it goes back to main: {why}"));
+            let outcome = written.map_or_else(failed, |()| Outcome::Announced);
+            critical.event(Event::Done { set, case, outcome });
+        };
+        let queued = self.store.try_queue(move |store| {
+            answer(&critical, store.set_returning(set, Some(&remap)).map_err(|error| error.to_string()));
+        });
+        if let Err(full) = queued {
+            answer(&later, Err(full.to_string()));
         }
     }
 
@@ -135,7 +153,8 @@ impl Daemon {
             };
             // Not before it has answered.
             self.ask_again.insert((set, spare), Millis(now.0 + ASK_MS));
-            let (block, data) = (serving.desc.block(), serving.desc.geometry[usize::from(spare)].data);
+            let (desc, block) = (serving.desc.clone(), serving.desc.block());
+            let data = desc.geometry[usize::from(spare)].data;
             let (store, out) = (self.store.clone(), self.out.clone());
             let live = self.critical.ask(move |engine| {
                 let state = engine.set(set)?;
@@ -147,7 +166,7 @@ impl Daemon {
                 let queued = store.try_queue(move |store| {
                     // Built only if it never was: what was handed out must not become free. As nothing was, the table has not changed.
                     let built = store.reserve(set, spare, Sectors(0), block).is_ok();
-                    let rebuilt = if built { Ok(()) } else { follow(store, set, spare, data, &live) };
+                    let rebuilt = if built { Ok(()) } else { follow(store, &desc, spare, data, &live) };
                     let usage = || store.usage(set, spare).map_err(|error| error.to_string());
                     let input = match rebuilt.and_then(|()| usage()) {
                         Ok(usage) => Input::Space { set, spare, free: usage.free },
@@ -183,7 +202,13 @@ impl Daemon {
         }
         let (set, name) = (entry.set, entry.name.clone());
         let queued = self.store.try_queue(move |store| match store.append(&entry) {
-            Ok(_) => reached("history appended"),
+            Ok(_) => {
+                reached("history appended");
+                let over = matches!(entry.what, What::Unremapped { .. } | What::StaysRemapped { .. });
+                if let Some(Err(error)) = over.then(|| store.set_returning(entry.set, None)) {
+                    tracing::warn!(%error, "the next start looks again whether a remap has gone back to main");
+                }
+            }
             Err(error) => tracing::error!(%error, "history could not be written"),
         });
         if let Err(full) = queued {

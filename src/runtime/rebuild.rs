@@ -40,7 +40,15 @@ fn rebuild(desc: &SetDescription, sure: bool, settings: &Settings, store: &Store
     forget::closed(desc)?;
     let devices =
         inputs::devices(settings).map_err(|error| Reason::from(format!("the block devices cannot be listed: {error}")))?;
-    let found = find(desc, &devices, &remembered(desc, store)?)?;
+    let known = remembered(desc, store)?;
+    if let Some(remap) = known.returning {
+        let message = format!(
+            "sectors {} were on their way back to main when the daemon ended, and only spare {} knew whether they had arrived",
+            remap.main, remap.spare
+        );
+        return Err(Reason::new(message, format!("remap-guardian activate {} --degraded (these sectors fail there)", desc.name)));
+    }
+    let found = find(desc, &devices, &known)?;
     if !sure {
         return Ok((found.lost.iter().flat_map(|lost| would(desc, lost)).collect(), None));
     }

@@ -13,7 +13,7 @@ use super::upkeep::Upkeep;
 use crate::control::{HistoryReport, InForce, NewsReport, Reason, Request, Said, SetReport, StatusReport};
 use crate::edge::{FoundDevice, Store, StoreError};
 use crate::engine::{Event, SetState};
-use crate::model::{Entry, Extent, Millis, SetDescription, SetId, SetName, What};
+use crate::model::{Entry, Extent, Millis, Sector, SetDescription, SetId, SetName, What};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use tokio::sync::oneshot::{Receiver, Sender};
@@ -78,6 +78,7 @@ impl Daemon {
             Request::Scrub { name, order } => drop(tell.send(self.scrub(&name, order).and_then(json))),
             Request::Reload => drop(tell.send(self.reload().and_then(|()| self.say_policies()))),
             Request::Remap { name, extent } => self.remap(name, extent, tell),
+            Request::Unremap { name, extent } => self.unremap(name, extent, tell),
         }
     }
 
@@ -184,6 +185,21 @@ impl Daemon {
             drop(tell.send(admitted.and_then(|()| {
                 critical.event(Event::Asked { set: id, extent });
                 say([format!("moving sectors {extent} of “{name}” to its spare; see: remap-guardian history {name}")])
+            })));
+        });
+    }
+
+    fn unremap(&mut self, name: SetName, extent: Option<Extent>, tell: Tell) {
+        let Some(id) = self.id_of(&name) else { return drop(tell.send(Err(unknown(&name)))) };
+        let (critical, of) = (self.critical.clone(), name.clone());
+        let admitted = critical.ask(move |engine| remapped(engine.set(id), &of, extent));
+        tokio::spawn(async move {
+            let admitted = admitted.await.unwrap_or_else(|_| Err(stopping()));
+            drop(tell.send(admitted.and_then(|(extent, count)| {
+                critical.event(Event::AskedBack { set: id, extent });
+                say([format!(
+                    "{count} remaps of “{name}” go back to main, one by one, where main takes them; see: remap-guardian history {name}"
+                )])
             })));
         });
     }
@@ -378,6 +394,19 @@ fn admit(set: Option<&SetState>, name: &SetName, extent: Extent) -> Result<(), R
         return Err(Reason::new(format!("{} sectors are too many at once", extent.len()), format!("give at most {most}")));
     }
     Ok(())
+}
+
+/// The range, and how many remaps serve some of it, if any does.
+fn remapped(set: Option<&SetState>, name: &SetName, extent: Option<Extent>) -> Result<(Extent, usize), Reason> {
+    let see = || format!("remap-guardian status {name}");
+    let set = set.ok_or_else(|| Reason::new(format!("“{name}” is not open"), see()))?;
+    let whole = Extent::new(Sector(0), set.description().main.sectors).map_err(|error| Reason::from(error.to_string()))?;
+    let extent = extent.unwrap_or(whole);
+    match set.remaps().filter(|remap| remap.main.overlaps(&extent)).count() {
+        0 if extent == whole => Err(Reason::new(format!("nothing of “{name}” is on a spare"), see())),
+        0 => Err(Reason::new(format!("nothing of sectors {extent} of “{name}” is on a spare"), see())),
+        count => Ok((extent, count)),
+    }
 }
 
 pub(super) fn stopping() -> Reason {

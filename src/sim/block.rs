@@ -87,12 +87,15 @@ impl BlockIo for SimIo {
     }
 }
 
-/// The daemon never writes to main, and never to spare sectors that a remap has.
+/// The daemon writes main only where a spare serves it, and never to spare sectors that a remap has.
 fn check_write(machine: &mut Machine, drive: usize, at: Sector, count: u64) {
-    if drive == 0 {
-        return machine.violated(format!("the daemon writes main at {at}"));
-    }
     let Ok(extent) = Extent::new(at, Sectors(count)) else { return };
+    if drive == 0 {
+        if !machine.mapped.iter().any(|remap| remap.main.covers(&extent)) {
+            machine.violated(format!("the daemon writes main at {extent}, which main serves"));
+        }
+        return;
+    }
     let spare = drive as u16 - 1;
     let live = machine.mapped.iter().find(|remap| remap.spare == spare && remap.spare_extent().overlaps(&extent));
     if let Some(remap) = live {

@@ -5,11 +5,26 @@ use std::fmt;
 
 /// What every action of the daemon must have met: it failed, it failed after it was done, and the daemon or the power ended in it.
 const ENDS: [&str; 4] = ["failed", "unknown", "killed", "power cut"];
-const ACTIONS: [&str; 12] =
-    ["start", "fence", "salvage", "seal", "commit", "settle", "add_remap", "give_up", "retry", "probe", "verify", "watch"];
+const ACTIONS: [&str; 15] = [
+    "start",
+    "fence",
+    "salvage",
+    "seal",
+    "commit",
+    "settle",
+    "add_remap",
+    "give_up",
+    "retry",
+    "probe",
+    "verify",
+    "watch",
+    "return",
+    "unrecord",
+    "remove_remap",
+];
 
 /// What must have happened besides.
-const REACHED: [(&str, &str); 14] = [
+const REACHED: [(&str, &str); 21] = [
     ("settle", "→ not committed"),
     ("settle", "→ unknown"),
     ("commit", "→ unknown"),
@@ -22,6 +37,13 @@ const REACHED: [(&str, &str); 14] = [
     ("remap", "moved on its spare"),
     ("start", "mapped now"),
     ("start", "fence lifted"),
+    ("start", "unmapped"),
+    ("lift", "→ released"),
+    ("return", "→ brought back"),
+    ("return", "→ failed"),
+    ("unrecord", "→ unknown"),
+    ("remove_remap", "→ unmapped"),
+    ("remap", "went back to main"),
     ("spare", "extent given up"),
     ("spare", "told the daemon what it lost"),
 ];

@@ -9,6 +9,9 @@ impl Machine {
     /// After a write to a spare: if it was to the table, the tables on the medium must be sound, and still have what is live.
     pub fn check_tables(&mut self, drive: usize, at: Sector) {
         if drive > 0 && at < self.desc.geometry[drive - 1].data.start() {
+            let Some(kernel) = &self.kernel else { return };
+            let back = self.back.iter().filter(|(_, fence)| kernel.is_sealed_by(*fence)).map(|(remap, _)| *remap);
+            self.may_go.extend(back);
             self.check_kernel();
         }
     }
@@ -22,9 +25,10 @@ impl Machine {
             Err(problem) => return self.violated(problem),
         };
         for remap in &live {
+            let goes = || self.may_go.iter().any(|going| going.same_place(remap));
             match recorded.iter().find(|record| record.same_place(remap)) {
-                // Nothing reaches the old place of a move whose record is there: its range is sealed.
-                None if recorded.iter().any(|record| record.main == remap.main) && kernel.is_sealed(remap.main) => {}
+                // Nothing reaches the old place of a move whose record is there, nor what has gone back: its range is sealed.
+                None if kernel.is_sealed(remap.main) && (goes() || recorded.iter().any(|record| record.main == remap.main)) => {}
                 None => return self.violated(format!("S3: main {} is mapped and no medium records it", remap.main)),
                 Some(record) if record.flags.marked && !remap.flags.marked => {
                     return self.violated(format!("main {} may hold lost marks and is not flagged", remap.main));
@@ -33,8 +37,21 @@ impl Machine {
             }
         }
         let stands = |old: &Remap| recorded.iter().any(|r| r.same_place(old) || (r.main == old.main && r.seq > old.seq));
-        if let Some(gone) = self.mapped.iter().find(|old| !stands(old)) {
-            return self.violated(format!("the remap of main {} was live and is not recorded any more", gone.main));
+        let (gone, stay): (Vec<Remap>, Vec<Remap>) = std::mem::take(&mut self.mapped).into_iter().partition(|old| !stands(old));
+        self.mapped = stay;
+        for old in gone {
+            if !self.may_go.iter().any(|going| going.same_place(&old)) {
+                return self.violated(format!("the remap of main {} was live and is not recorded any more", old.main));
+            }
+            if live.iter().any(|live| live.same_place(&old)) {
+                self.mapped.push(old);
+                continue;
+            }
+            self.coverage.count("remap", "went back to main");
+            self.left.push(old);
+            let disk = &self.drives[0].disk;
+            let bad = (old.main.start().0..old.main.end().0).filter(|at| disk.is_faulty(*at..at + 1, false)).collect();
+            self.unreadable(bad);
         }
         for remap in live {
             if self.mapped.iter().any(|old| old.same_place(&remap)) {
@@ -46,6 +63,8 @@ impl Machine {
             self.mapped.push(remap);
             self.spare_unreadable(&remap);
         }
+        let kernel = self.kernel.as_ref().expect("it was there");
+        self.may_go.retain(|going| kernel.is_sealed(going.main) && self.mapped.iter().any(|old| old.same_place(going)));
     }
 
     /// The remaps that the media record.

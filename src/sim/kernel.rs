@@ -222,6 +222,11 @@ impl Kernel {
         self.fences.iter().any(|fence| fence.state.is_sealed() && fence.extent.covers(&extent))
     }
 
+    /// Whether this fence lets no I/O through until an outcome.
+    pub fn is_sealed_by(&self, id: FenceId) -> bool {
+        self.fences.iter().any(|fence| fence.id == id && fence.state.is_sealed())
+    }
+
     /// The writes under way that have forced this sector to a medium.
     pub fn forced(&self, sector: u64) -> impl Iterator<Item = u64> + '_ {
         let forced = move |io: &Io| io.forced.iter().any(|&(at, len, _)| (at..at + len).contains(&sector));

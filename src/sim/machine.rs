@@ -10,6 +10,7 @@ use super::drive::Drive;
 use super::kernel::{Kernel, Request, Shape};
 use super::oracle::{Oracle, Sent};
 use super::random::Random;
+use crate::edge::FenceId;
 use crate::model::{Extent, Remap, Sector, SetDescription};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -65,6 +66,10 @@ pub(super) struct Machine {
     pub asked: Vec<Extent>,
     /// Remaps that were ever live: they must stay so, or be replaced.
     pub mapped: Vec<Remap>,
+    /// Remaps whose content was copied to main, and the fence that has kept writes away since.
+    pub back: Vec<(Remap, FenceId)>,
+    /// Of these the ones whose record may go, as the fence is sealed.
+    pub may_go: Vec<Remap>,
     /// Those that were replaced.
     pub left: Vec<Remap>,
     /// Events that engines took.
@@ -93,6 +98,8 @@ impl Machine {
             doing: "nothing",
             asked: Vec::new(),
             mapped: Vec::new(),
+            back: Vec::new(),
+            may_go: Vec::new(),
             left: Vec::new(),
             events: 0,
             violation: None,
@@ -252,10 +259,10 @@ impl Machine {
         if !served.is_empty() {
             self.coverage.count("spare", "told the daemon what it lost");
         }
-        self.oracle.cache_lost(served.into_iter());
+        self.oracle.cache_lost(served.into_iter(), self.kernel.is_some());
     }
 
-    fn unreadable(&mut self, sectors: Vec<u64>) {
+    pub fn unreadable(&mut self, sectors: Vec<u64>) {
         if let Some(kernel) = &self.kernel {
             sectors.iter().for_each(|&sector| self.oracle.taken_back(sector, kernel.forced(sector)));
         }
@@ -276,6 +283,7 @@ impl Machine {
         self.crash = None;
         if end == End::PowerCut {
             self.kernel = None;
+            self.back.clear();
             for index in 0..self.drives.len() {
                 let seed = self.random.next();
                 self.drives[index].disk.power_cut(seed);

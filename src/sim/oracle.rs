@@ -245,12 +245,20 @@ impl Oracle {
     }
 
     /// A flush of the daemon's has failed, and what a spare's cache had for these sectors is gone.
-    pub fn cache_lost(&mut self, sectors: impl Iterator<Item = u64>) {
+    /// Without a device there is nobody whom it concerns: who wrote it has no handle any more to flush it by.
+    pub fn cache_lost(&mut self, sectors: impl Iterator<Item = u64>, has_device: bool) {
         for sector in sectors {
             let known = &mut self.sectors[sector as usize];
             add(&mut known.now, known.durable.iter().copied());
-            self.owed.insert(sector);
+            if has_device {
+                self.owed.insert(sector);
+            }
         }
+    }
+
+    /// The device was removed, and with it the handles of applications.
+    pub fn device_removed(&mut self) {
+        self.owed.clear();
     }
 
     fn flush_ended(&mut self, ok: bool, since: &BTreeSet<u64>) {

@@ -129,6 +129,16 @@ impl Store for MemoryStore {
         Ok(Vec::new())
     }
 
+    // Only a start asks for it, to tell it from an older spare.
+
+    fn set_returning(&self, _: SetId, _: Option<&Remap>) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn returning(&self, _: SetId) -> Result<Option<Remap>, StoreError> {
+        Ok(None)
+    }
+
     fn history_ends(&self) -> Result<Option<(Stamp, Stamp)>, StoreError> {
         Ok(None)
     }

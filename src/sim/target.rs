@@ -4,7 +4,7 @@ use super::drive::Drive;
 use super::kernel::Kernel;
 use super::machine::{Fate, Shared};
 use crate::edge::{ErrorPage, Fence, FenceId, Target, TargetFault, TargetStatus};
-use crate::model::{Extent, Remap, Secret};
+use crate::model::{Extent, Remap, Secret, Sector};
 
 #[derive(Clone, Debug)]
 pub(super) struct SimTarget {
@@ -120,6 +120,10 @@ impl Target for SimTarget {
             || format!("add_remap {} to spare{} at {} fence {fence:?}", remap.main, remap.spare, remap.at),
             |kernel, drives| kernel.add_remap(drives, remap, fence),
         )
+    }
+
+    fn remove_remap(&self, main: Sector, fence: FenceId) -> Result<(), TargetFault> {
+        self.change(|| format!("remove_remap {main} fence {fence}"), |kernel, drives| kernel.remove_remap(drives, main, fence))
     }
 
     fn load(&self, remaps: &[Remap]) -> Result<(), TargetFault> {

@@ -11,7 +11,7 @@ use super::random::Random;
 use super::store::MemoryStore;
 use crate::actuate::format_spare;
 use crate::format::geometry;
-use crate::model::{Extent, Identity, Millis, Secret, Sector, Sectors, SetDescription, SetId, SetName};
+use crate::model::{Action, Extent, Identity, Millis, Secret, Sector, Sectors, SetDescription, SetId, SetName};
 use crate::policy::Policy;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -89,7 +89,8 @@ impl World {
             hold_ms: 10_000,
             ring: *random.pick(&[8, 64, 1024, 1024]),
         };
-        let policy = policy(random.within(4, 40));
+        let reads = *random.pick(&[Action::Observe, Action::Remap, Action::Rewrite]);
+        let policy = policy(random.within(4, 40), reads);
         let (faults, crashes) = (random.within(8, 60), *random.pick(&[20, 40, 80, 1_000_000]));
         let trouble = *random.pick(&[0, 0, 15, 40, 100]);
         let mut machine = Machine::new(desc, shape, drives, random);
@@ -169,6 +170,9 @@ impl World {
         if self.draw(30) {
             self.ask();
         }
+        if self.draw(12) {
+            self.ask_back();
+        }
         let turns = self.shared.lock().random.below(8);
         for _ in 0..turns {
             let everyone = [
@@ -226,6 +230,20 @@ impl World {
             machine.note(|| format!("an operator asks for {extent}"));
             machine.asked.push(wide);
             daemon.ask(extent);
+        }
+    }
+
+    fn ask_back(&mut self) {
+        let mut machine = self.shared.lock();
+        let count = machine.mapped.len() as u64;
+        if count == 0 {
+            return;
+        }
+        let index = machine.random.below(count) as usize;
+        let extent = machine.mapped[index].main;
+        if let Some(daemon) = &mut self.daemon {
+            machine.note(|| format!("an operator asks for {extent} to go back"));
+            daemon.ask_back(extent);
         }
     }
 
@@ -417,11 +435,12 @@ fn fill(shared: &Shared) {
     }
 }
 
-fn policy(reserve_blocks: u64) -> Policy {
+fn policy(reserve_blocks: u64, reads: Action) -> Policy {
     let text = include_str!("../../policies/balanced.toml");
     let mut policy: Policy = toml::from_str(text).expect("the shipped policy is one");
     policy.name = "balanced".into();
     policy.spare.reserve_blocks = reserve_blocks;
+    policy.read_error.action = reads;
     // More happens in a run than in a year of a disk.
     policy.spending.blocks_per_hour = 100_000;
     policy.spending.blocks_per_day = 100_000;

@@ -106,7 +106,7 @@ impl Space {
         (found, changes)
     }
 
-    /// Sets the state of a reserved range. Also what is in use may become bad, when its remap has moved away. Setting the state
+    /// Sets the state of a reserved range. Also what is in use may become bad, when its remap has moved away, or reserved again, when that has gone back to main. Setting the state
     /// it already has changes nothing.
     pub fn mark(&mut self, extent: Extent, state: ExtentState) -> Result<Vec<Change>, SpaceError> {
         if self.held.get(&extent.start().0) == Some(&(extent.len().0, state)) {
@@ -149,7 +149,7 @@ impl Space {
     fn parts(&self, extent: Extent, state: ExtentState) -> Result<Vec<(Extent, ExtentState)>, SpaceError> {
         let allowed = |old: ExtentState| match old {
             ExtentState::Reserved => true,
-            ExtentState::InUse { .. } => state == ExtentState::Bad,
+            ExtentState::InUse { .. } => matches!(state, ExtentState::Bad | ExtentState::Reserved),
             ExtentState::Bad => false,
         };
         let first = self.held.range(..=extent.start().0).next_back().map_or(extent.start().0, |(&start, _)| start);
@@ -369,7 +369,7 @@ mod tests {
                         let inside = start + len <= 256;
                         let reserved = inside && model[range.clone()].iter().all(|cell| match cell {
                             Some(ExtentState::Reserved) => true,
-                            Some(ExtentState::InUse { .. }) => state == ExtentState::Bad,
+                            Some(ExtentState::InUse { .. }) => matches!(state, ExtentState::Bad | ExtentState::Reserved),
                             _ => false,
                         });
                         match space.mark(extent, state) {

@@ -4,7 +4,7 @@ use super::chain::{self, Anchor, Hash, Record};
 use super::keys;
 use super::trees::Trees;
 use crate::edge::StoreError;
-use crate::model::{ChainWalk, Cut, Entry, Millis, Remap, SetId, SetName, Stamp};
+use crate::model::{ChainWalk, Cut, Entry, Millis, Remap, SetId, SetName, Stamp, Told};
 use std::collections::BTreeMap;
 
 const ANCHOR_KEY: &str = "pruned";
@@ -19,7 +19,7 @@ pub(super) struct Oldest {
     pub entries: u64,
     pub broken: Vec<u64>,
     /// The remaps that they tell of.
-    pub remaps: Vec<(SetId, Remap)>,
+    pub told: Vec<(SetId, Told)>,
     /// Nothing more is to go.
     pub all: bool,
 }
@@ -120,7 +120,7 @@ impl Trees {
             sets: BTreeMap::new(),
             entries: 0,
             broken: Vec::new(),
-            remaps: Vec::new(),
+            told: Vec::new(),
             all: true,
         };
         for pair in self.history.range(after(walk.number)..) {
@@ -139,7 +139,7 @@ impl Trees {
             oldest.anchor.last = stamp;
             oldest.anchor.hash = Record::read(&value).map_or(chain::START, |record| record.own);
             if let Some(entry) = self.read_entry(&key, &value, Millis(0)) {
-                oldest.remaps.extend(entry.what.remap().map(|remap| (entry.set, remap)));
+                oldest.told.extend(entry.what.told().map(|told| (entry.set, told)));
                 let of_set = oldest.sets.entry(entry.set).or_insert((entry.name.clone(), stamp, stamp, 0));
                 *of_set = (entry.name, of_set.1, stamp, of_set.3 + 1);
             }
@@ -161,20 +161,39 @@ impl Trees {
             let number = &key[key.len().saturating_sub(8)..];
             let Some(value) = self.history.get(number).map_err(|error| self.failed(error))? else { continue };
             let entry = self.read_entry(number, &value, Millis(0)).filter(|entry| entry.set == set);
-            told.extend(entry.and_then(|entry| entry.what.remap()));
+            if let Some(news) = entry.and_then(|entry| entry.what.told()) {
+                news.apply(&mut told);
+            }
         }
         Ok(told)
     }
 
     /// Keeps what pruned entries tell of remaps, makes it durable that the chain begins later, and removes what is before that.
-    pub fn begin_after(&self, anchor: &Anchor, remaps: &[(SetId, Remap)]) -> Result<(), StoreError> {
-        for (set, remap) in remaps {
-            let json = serde_json::to_vec(remap).map_err(|error| self.failed(error))?;
-            self.moved.insert(moved(*set, remap), json).map_err(|error| self.failed(error))?;
+    pub fn begin_after(&self, anchor: &Anchor, told: &[(SetId, Told)]) -> Result<(), StoreError> {
+        for (set, told) in told {
+            match told {
+                Told::Live(remap) => {
+                    let json = serde_json::to_vec(remap).map_err(|error| self.failed(error))?;
+                    self.moved.insert(moved(*set, remap), json).map_err(|error| self.failed(error))?;
+                }
+                Told::Gone(gone) => self.forget_moved(*set, gone)?,
+            }
         }
         self.meta.insert(ANCHOR_KEY, anchor.encode()).map_err(|error| self.failed(error))?;
         self.flush()?;
         self.sweep()
+    }
+
+    /// Forgets of a remap that is gone what pruned entries told of it and of those before it.
+    fn forget_moved(&self, set: SetId, gone: &Remap) -> Result<(), StoreError> {
+        for pair in self.moved.scan_prefix(set.0.as_bytes()) {
+            let (key, value) = pair.map_err(|error| self.failed(error))?;
+            let known = serde_json::from_slice::<Remap>(&value);
+            if known.is_ok_and(|known| gone.outdates(&known)) {
+                self.moved.remove(key).map_err(|error| self.failed(error))?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes entries that were pruned. After a crash some may be left.

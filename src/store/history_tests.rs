@@ -286,6 +286,46 @@ fn remaps_that_pruned_entries_told_of_are_still_known() {
 }
 
 #[test]
+fn what_went_back_to_main_is_not_told_of_any_more() {
+    let (_dir, path, store) = store(2);
+    let id = SetId(uuid::Uuid::from_u128(1));
+    let remap = |main: u64, at: u64, seq| {
+        let main = Extent::new(Sector(main), Sectors(8)).unwrap();
+        Remap { main, spare: 0, at: Sector(at), flags: RemapFlags { marked: true }, seq }
+    };
+    let decision = crate::model::Decision { action: crate::model::Action::Remap, rule: "r".into(), reason: "r".into() };
+    let (class, took_ms) = (crate::model::ErrorClass::Medium, 1);
+    let (saved, lost, evidence) = (Sectors(8), Vec::new(), Vec::new());
+    let live = |remap| What::Remapped {
+        remap,
+        saved,
+        lost: lost.clone(),
+        decision: decision.clone(),
+        class,
+        took_ms,
+        evidence: evidence.clone(),
+    };
+    let gone = |remap| What::Unremapped { remap, decision: decision.clone(), took_ms };
+    let (first, moved, other, again) = (remap(800, 96, 1), remap(800, 104, 2), remap(8, 112, 3), remap(800, 96, 5));
+    let story = [live(first), live(moved), live(other), gone(moved), live(again)];
+    for (at, what) in (30..).zip(story) {
+        store.append(&Entry { what, ..entry(1, at) }).unwrap();
+    }
+    let known = |store: &SledStore| {
+        let mut told = store.told_remaps(id).unwrap();
+        told.sort_by_key(|remap| remap.seq);
+        told
+    };
+    assert_eq!(known(&store), [other, again]);
+    for upto in 1..=8 {
+        prune(&store, cut(upto), 1);
+        assert_eq!(known(&store), [other, again], "pruned up to {upto}");
+    }
+    drop(store);
+    assert_eq!(known(&SledStore::open(&path).unwrap()), [other, again]);
+}
+
+#[test]
 fn a_crash_between_the_steps_of_pruning_is_mended() {
     let (_dir, path, store) = store(10);
     let oldest = store.trees.oldest(cut(4), 99).unwrap().unwrap();

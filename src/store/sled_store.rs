@@ -170,7 +170,7 @@ impl Store for SledStore {
         let mut state = self.state();
         state.spaces.retain(|(of, _), _| *of != set);
         // The registry last: what is left after a failure can be removed again.
-        for tree in [&self.trees.moved, &self.trees.extents, &self.trees.spares, &self.trees.sets] {
+        for tree in [&self.trees.returning, &self.trees.moved, &self.trees.extents, &self.trees.spares, &self.trees.sets] {
             for key in tree.scan_prefix(set.0.as_bytes()).keys() {
                 key.and_then(|key| tree.remove(key)).map_err(|error| self.trees.failed(error))?;
             }
@@ -264,6 +264,20 @@ impl Store for SledStore {
         self.trees.told_remaps(set)
     }
 
+    fn set_returning(&self, set: SetId, remap: Option<&Remap>) -> Result<(), StoreError> {
+        let key = set.0.as_bytes();
+        match remap.map(serde_json::to_vec).transpose().map_err(|error| self.trees.failed(error))? {
+            Some(json) => self.trees.returning.insert(key, json),
+            None => self.trees.returning.remove(key),
+        }
+        .map_err(|error| self.trees.failed(error))?;
+        self.flush()
+    }
+
+    fn returning(&self, set: SetId) -> Result<Option<Remap>, StoreError> {
+        self.trees.returning(set)
+    }
+
     fn history_ends(&self) -> Result<Option<(Stamp, Stamp)>, StoreError> {
         self.trees.history_ends()
     }
@@ -280,7 +294,7 @@ impl Store for SledStore {
             let what = What::Pruned { entries, first, last, reason, broken };
             self.append(&Entry { number: 0, at: now, set, name, what })?;
         }
-        self.trees.begin_after(&oldest.anchor, &oldest.remaps)?;
+        self.trees.begin_after(&oldest.anchor, &oldest.told)?;
         Ok(Prune { entries: oldest.entries, done: oldest.all })
     }
 }

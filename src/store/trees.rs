@@ -4,11 +4,12 @@
 //! [`Anchor`](super::chain::Anchor) of the history), `sets` (set UUID → JSON), `spares` (set, spare → data area), `extents`
 //! (set, spare, first sector → length and state), `history` (number → a record of the [`chain`]; in format 1 time and JSON),
 //! `history_by_set` (set, number → nothing), `moved` (set, sequence number,
-//! spare, first sector → a remap that pruned history told of, as JSON).
+//! spare, first sector → a remap that pruned history told of, as JSON), `returning` (set UUID → the remap that is about to go back to
+//! main, as JSON).
 
 use super::{FORMAT, keys};
 use crate::edge::{ExtentState, Served, StoreError, Usage};
-use crate::model::{Extent, Millis, Sectors, SetDescription, SetId};
+use crate::model::{Extent, Millis, Remap, Sectors, SetDescription, SetId};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
@@ -106,6 +107,7 @@ pub(super) struct Trees {
     pub history: sled::Tree,
     pub by_set: sled::Tree,
     pub moved: sled::Tree,
+    pub returning: sled::Tree,
 }
 
 /// A lock outlives its owner for a moment: in a child that it has forked, until that child runs its program.
@@ -170,7 +172,8 @@ impl Trees {
         let meta = tree(META)?;
         let (sets, spares, extents) = (tree("sets")?, tree("spares")?, tree("extents")?);
         let (history, by_set, moved) = (tree("history")?, tree("history_by_set")?, tree("moved")?);
-        Ok(Trees { path: path.to_owned(), meta, format, db, sets, spares, extents, history, by_set, moved })
+        let returning = tree("returning")?;
+        Ok(Trees { path: path.to_owned(), meta, format, db, sets, spares, extents, history, by_set, moved, returning })
     }
 
     pub fn set_format(&self, format: u32) -> sled::Result<()> {
@@ -189,7 +192,7 @@ impl Trees {
 
     /// Reads everything once. sled may end the program when it comes to a damaged page; better now, while the attempt is counted.
     pub fn walk(&self) -> Result<(), StoreError> {
-        for tree in self.plain().into_iter().chain([&self.history, &self.moved]) {
+        for tree in self.plain().into_iter().chain([&self.history, &self.moved, &self.returning]) {
             for pair in tree.iter() {
                 pair.map_err(|error| self.failed(error))?;
             }
@@ -207,6 +210,12 @@ impl Trees {
             serde_json::from_slice(&value).map_err(|error| self.failed(format_args!("a set's record: {error}")))
         };
         self.sets.iter().map(read).collect()
+    }
+
+    pub fn returning(&self, set: SetId) -> Result<Option<Remap>, StoreError> {
+        let value = self.returning.get(set.0.as_bytes()).map_err(|error| self.failed(error))?;
+        let read = |value: sled::IVec| serde_json::from_slice(&value);
+        value.map(read).transpose().map_err(|error| self.failed(format_args!("the remap that was to go back: {error}")))
     }
 
     pub fn extents(&self, set: SetId, spare: u16) -> Result<Vec<(Extent, ExtentState)>, StoreError> {

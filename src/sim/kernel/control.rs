@@ -2,7 +2,7 @@
 
 use super::{FenceModel, Kernel, State, Why};
 use crate::edge::{ErrorPage, Fence, FenceId, FenceState, TargetFault, TargetStatus};
-use crate::model::{Extent, Remap, Secret, TargetErrorKind};
+use crate::model::{Extent, Remap, Secret, Sector, TargetErrorKind};
 use crate::sim::drive::Drive;
 
 type Answer<T> = Result<T, TargetFault>;
@@ -167,6 +167,23 @@ impl Kernel {
         if let Some(id) = fence {
             self.end_fence(drives, id);
         }
+        self.redrive(drives, remap.main);
+        Ok(())
+    }
+
+    pub fn remove_remap(&mut self, drives: &mut [Drive], main: Sector, id: FenceId) -> Answer<()> {
+        let Some(remap) = self.table.get(&main.0).copied() else { return errno(TargetFault::FenceGone, "ENOENT") };
+        let Some(fence) = self.fences.iter().find(|fence| fence.id == id) else {
+            return errno(TargetFault::FenceGone, "ENOENT");
+        };
+        if !fence.state.is_sealed() {
+            return errno(TargetFault::Busy, "EAGAIN");
+        }
+        if !fence.extent.covers(&remap.main) {
+            return errno(TargetFault::Other, "ERANGE");
+        }
+        self.table.remove(&main.0);
+        self.end_fence(drives, id);
         self.redrive(drives, remap.main);
         Ok(())
     }
