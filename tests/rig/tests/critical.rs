@@ -122,6 +122,7 @@ fn the_cure_goes_on_alone_and_may_be_killed() -> Result<()> {
     trial.root_frozen()?;
     trial.two_at_once()?;
     trial.killed_at_each_step()?;
+    trial.killed_on_the_way_back()?;
     trial.errors_without_a_daemon()
 }
 
@@ -334,6 +335,40 @@ echo "$without"
         }
         let kills = self.vm.ok("journalctl -u remap-guardian -o cat | grep -c 'status=9/KILL'")?;
         ensure!(kills.parse::<usize>()? >= STEPS.len(), "only {kills} of {} kills", STEPS.len());
+        Ok(())
+    }
+
+    /// An un-remap that is interrupted is undone or completed, and its spare is not taken for an older one.
+    fn killed_on_the_way_back(&mut self) -> Result<()> {
+        for (step, goes) in [("written back", false), ("record removed", true), ("remove_remap sent", true)] {
+            let block = self.break_next();
+            let moved = self.fill(block, 'o')?;
+            ensure!(moved.0 == 0, "{step}: the block cannot be written before: {moved:?}");
+            let sector = block * 8;
+            self.vm.sim("d-main").repair(sector..sector + 8);
+            self.vm.ok(&format!(
+                "sleep 0.5; echo '{step}' >/run/remap-guardian.die; remap-guardian unremap data {sector}
+                for i in {{1..200}}; do [ ! -e /run/remap-guardian.die ] && remap-guardian status data >/dev/null && exit; sleep 0.1; done; exit 1"
+            ))?;
+            self.sound(step)?;
+            let status: Value = serde_json::from_str(&self.vm.ok("sleep 1; remap-guardian status data --json")?)?;
+            let remaps = status["sets"][0]["status"]["remaps"].as_array().context("no remaps")?;
+            let stays = remaps.iter().any(|remap| remap["main"]["start"] == sector);
+            ensure!(stays != goes, "{step}: {}: {status}", if goes { "it is still on the spare" } else { "its record is gone" });
+            if goes {
+                let told = format!(
+                    "remap-guardian history data --json | jq -ce 'select(.kind == \"unremapped\" and .remap.main.start == {sector})'"
+                );
+                self.vm.ok(&told)?;
+            }
+            let written = self.fill(block, 'n')?;
+            ensure!(written.0 == 0, "{step}: the block does not take a write: {written:?}");
+            self.vm.ok("systemctl restart remap-guardian")?;
+            self.sound(step)?;
+        }
+        let older = self.vm.run("remap-guardian history data | grep 'durable on it'")?;
+        ensure!(!older.success(), "the spare was taken for an older one: {older}");
+        println!("killed at each step of the way back: undone or completed");
         Ok(())
     }
 
