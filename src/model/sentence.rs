@@ -40,9 +40,7 @@ impl What {
             }
             What::Unremapped { remap, took_ms, .. } => {
                 let (main, spare) = (remap.main, remap.spare);
-                format!(
-                    "sectors {main} went back from spare {spare} to main in {took_ms} ms, which reads what was written; their space is free"
-                )
+                format!("sectors {main} went back from spare {spare} to main in {took_ms} ms; their space on the spare is free")
             }
             What::StaysRemapped { remap, reason, .. } => {
                 format!("sectors {} stay on spare {}: {reason}", remap.main, remap.spare)
