@@ -4,6 +4,7 @@
 
 mod activate;
 mod content;
+mod cuts;
 mod log;
 mod mark;
 mod oracle;
@@ -64,6 +65,14 @@ enum Verb {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Cut the power of a set's disks so often, and judge what the program makes of what is left
+    Cuts {
+        #[arg(long)]
+        seed: u64,
+        #[arg(long)]
+        cuts: usize,
+        program: PathBuf,
+    },
     /// Print entries of a log after `create`, evenly spread
     Choose { log: PathBuf, count: usize },
     /// Write the spare as it was after so many entries
@@ -100,6 +109,7 @@ fn main() -> Result<()> {
             work::run(seed, count, &device, &log_device)?;
         }
         Verb::Replay { log, sectors, torn, seed } => judge(&log, sectors, torn, seed)?,
+        Verb::Cuts { seed, cuts, program } => cuts::run(seed, cuts, &program)?,
         Verb::Choose { log, count } => choose(&log, count)?,
         Verb::Put { log, entries, spare } => put(&log, entries, &spare)?,
         Verb::Look { log, entries, device, sectors } => activate::check(&log::read(&log)?, entries, sectors, &device)?,

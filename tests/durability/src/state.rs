@@ -85,6 +85,14 @@ pub fn judge_mended(spare: &Spare) -> Vec<Wrong> {
     }
 }
 
+/// Whether each sector of the spare serves one of main, now and since `served` began.
+pub fn judge_single(table: &SpareTable, set: &SetDescription, served: &mut Served) -> Vec<Wrong> {
+    let remaps: Vec<Remap> = table.remaps().copied().collect();
+    let mut wrong = Vec::new();
+    single(table, set, &remaps, served, &mut wrong);
+    wrong
+}
+
 fn in_table(table: &SpareTable, oracle: &Oracle, wrong: &mut Vec<Wrong>) {
     for (block, _) in oracle.blocks().filter(|(_, moved)| *moved == Moved::Yes) {
         if let Some(missing) = (block..block + BLOCK).find(|main| table.find(Sector(*main)).is_none()) {

@@ -12,6 +12,10 @@ use std::thread;
 
 use remap_guardian::sim::disk::{DiskError, Persist, SECTOR, SimDisk};
 
+mod power;
+
+pub use power::Power;
+
 /// A disk that the rig and its servers share.
 #[derive(Clone)]
 pub struct SharedDisk(Arc<Mutex<SimDisk>>);
@@ -42,14 +46,23 @@ impl Server {
     /// # Errors
     /// If the socket cannot be made.
     pub fn start(path: &Path, disk: SimDisk) -> io::Result<Self> {
+        Self::start_on(path, disk, &Power::default())
+    }
+
+    /// The same for a disk that shares its power with others.
+    ///
+    /// # Errors
+    /// If the socket cannot be made.
+    pub fn start_on(path: &Path, disk: SimDisk, power: &Power) -> io::Result<Self> {
         let listener = UnixListener::bind(path)?;
         let server = Self { disk: SharedDisk::new(disk), busy: Arc::new(()) };
-        let (disk, busy) = (server.disk.clone(), Arc::downgrade(&server.busy));
+        power.plug_in(server.disk.clone());
+        let (disk, power, busy) = (server.disk.clone(), power.clone(), Arc::downgrade(&server.busy));
         thread::Builder::new().name("nbd".into()).spawn(move || {
             for client in listener.incoming().flatten() {
                 let Some(busy) = busy.upgrade() else { break };
-                let disk = disk.clone();
-                thread::spawn(move || match Session::start(client, disk, busy).and_then(Session::run) {
+                let (disk, power) = (disk.clone(), power.clone());
+                thread::spawn(move || match Session::start(client, disk, power, busy).and_then(Session::run) {
                     Err(e) if !is_hang_up(&e) => eprintln!("nbd: {e}"),
                     _ => {}
                 });
@@ -119,12 +132,13 @@ struct Session {
     stream: UnixStream,
     replies: Arc<Mutex<UnixStream>>,
     disk: SharedDisk,
+    power: Power,
     busy: Arc<()>,
 }
 
 impl Session {
     /// Shakes hands. The export name does not matter: there is one disk.
-    fn start(mut stream: UnixStream, disk: SharedDisk, busy: Arc<()>) -> io::Result<Self> {
+    fn start(mut stream: UnixStream, disk: SharedDisk, power: Power, busy: Arc<()>) -> io::Result<Self> {
         let mut greeting = Vec::new();
         greeting.extend(MAGIC.to_be_bytes());
         greeting.extend(OPTION_MAGIC.to_be_bytes());
@@ -167,15 +181,16 @@ impl Session {
             }
         }
         let replies = Arc::new(Mutex::new(stream.try_clone()?));
-        Ok(Self { stream, replies, disk, busy })
+        Ok(Self { stream, replies, disk, power, busy })
     }
 
     /// Serves requests until the client leaves.
     fn run(mut self) -> io::Result<()> {
         while let Some(request) = Request::receive(&mut self.stream)? {
             let delay = self.disk.lock().delay(request.sector(), request.sectors());
-            let (disk, replies) = (self.disk.clone(), self.replies.clone());
+            let (disk, power, replies) = (self.disk.clone(), self.power.clone(), self.replies.clone());
             let serve = move || {
+                power.draw(&disk, &request);
                 let reply = request.serve(&mut disk.lock());
                 replies.lock().unwrap_or_else(PoisonError::into_inner).write_all(&reply)
             };

@@ -24,5 +24,5 @@ fn a_bad_disk_heals_on_every_kernel() -> Result<()> {
 fn cures_survive_power_cuts() -> Result<()> {
     let set = Set { name: "data", bus: Bus::Nvme };
     let mut scenario = Scenario::boot(vec![set], None, &payload()?)?;
-    scenario.run_with_power_cuts(3)
+    scenario.run_with_power_cuts(if std::env::var_os("RIG_SOAK").is_some() { 50 } else { 3 })
 }

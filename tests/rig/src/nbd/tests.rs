@@ -15,8 +15,12 @@ struct Client {
 
 impl Client {
     fn connect(test: &str, disk: SimDisk) -> Self {
+        Self::connect_on(test, disk, &Power::default())
+    }
+
+    fn connect_on(test: &str, disk: SimDisk, power: &Power) -> Self {
         let socket = std::env::temp_dir().join(format!("nbd-{test}-{}", std::process::id()));
-        let server = Server::start(&socket, disk).unwrap();
+        let server = Server::start_on(&socket, disk, power).unwrap();
         let mut stream = UnixStream::connect(&socket).unwrap();
         stream.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
         assert_eq!(take::<8>(&mut stream).unwrap(), *b"NBDMAGIC");
@@ -133,6 +137,32 @@ fn flush_and_force_unit_access_survive_a_power_cut() {
         let (_, data) = client.call(CMD_READ, 0, 0, 2, &[]);
         assert_eq!((data[0], data[SECTOR]), (1, 2));
     }
+}
+
+#[test]
+fn power_fails_at_the_request_that_was_chosen_and_takes_its_answer() {
+    let mut arrived = std::collections::BTreeSet::new();
+    for seed in 0..32 {
+        let power = Power::default();
+        let mut client = Client::connect_on(&format!("cut{seed}"), disk(), &power).go();
+        let (tell, told) = std::sync::mpsc::channel();
+        power.fail_at(3, seed, move || tell.send(()).unwrap());
+        assert_eq!(client.call(CMD_WRITE, 0, 0, 1, &[1; SECTOR]).0, 0);
+        assert_eq!(client.call(CMD_FLUSH, 0, 0, 0, &[]).0, 0);
+        assert_eq!(client.call(CMD_READ, 0, 0, 1, &[]).0, 0, "a read does not count");
+        assert!(told.try_recv().is_err());
+        assert_eq!(client.call(CMD_WRITE, CMD_FLAG_FUA, 8, 2, &[2; 2 * SECTOR]).0, EIO);
+        assert!(told.try_recv().is_ok());
+        assert_eq!(client.call(CMD_READ, 0, 0, 1, &[]).0, EIO);
+        power.restore();
+        assert_eq!(client.call(CMD_READ, 0, 0, 1, &[]), (0, vec![1; SECTOR]));
+        let (error, left) = client.call(CMD_READ, 0, 8, 2, &[]);
+        assert_eq!(error, 0);
+        arrived.insert([left[0], left[SECTOR]]);
+        power.fail_now();
+        assert_eq!(client.call(CMD_READ, 0, 0, 1, &[]).0, 0, "it has failed already");
+    }
+    assert!([[0, 0], [2, 2], [2, 0], [0, 2]].iter().all(|case| arrived.contains(case)), "{arrived:?}");
 }
 
 #[test]

@@ -196,7 +196,7 @@ impl Scenario {
         self.back_again(set, before)?;
         let file = format!("{}/torn", set.mount());
         self.succeeds(&format!("cat {file} | wc -c | grep -x 8388608"), "the file that was being written can be read")?;
-        let block = 150 + seed * 300;
+        let block = 150 + seed % 6 * 300;
         let fresh = self.sectors_of(&file, block)?;
         self.vm.sim(&set.main()).inject(Fault::unwritable(fresh.clone()));
         self.rewrite(&file, block, "a sector that goes bad now is cured too")?;
