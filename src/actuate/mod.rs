@@ -3,6 +3,7 @@
 pub mod activate;
 pub mod announced;
 pub mod block;
+pub mod care;
 pub mod degraded;
 pub mod impatient;
 pub mod partitions;
@@ -22,6 +23,7 @@ mod test_disk;
 pub mod verify;
 
 pub use block::{Access, DirectDevice};
+pub use care::Care;
 pub use spare_examine::{Examined, ExaminedTable, RepairError, Step, Unequal, examine, repair};
 pub use spare_header::{BadCopy, FormatError, FoundHeader, NoHeader, format_spare, read_header, wipe_headers, write_headers};
 pub use spare_load::{DamagedBlock, SlotProblem};

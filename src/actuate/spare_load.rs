@@ -52,8 +52,19 @@ pub(super) struct Loaded {
     pub seq: u64,
     /// The slot that holds.
     pub current: u8,
-    /// The other one says the same.
-    pub equal: bool,
+    /// What the other one says.
+    pub twin: Twin,
+}
+
+/// The slot that does not hold, as it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Twin {
+    /// The same records.
+    Equal,
+    /// An older state; or the block is lost.
+    Behind,
+    /// Nothing that counts now. It may read again one day, and say anything that was ever written there.
+    Unread,
 }
 
 pub(super) type Slot = Result<TableBlock, SlotProblem>;
@@ -131,7 +142,7 @@ pub(super) fn hold(slots: Vec<[Slot; 2]>) -> (Vec<Loaded>, Vec<DamagedBlock>) {
             Ok(loaded) => blocks.push(loaded),
             Err(slots) => {
                 damaged.push(DamagedBlock { index, slots });
-                blocks.push(Loaded { records: Vec::new(), seq: 0, current: 0, equal: false });
+                blocks.push(Loaded { records: Vec::new(), seq: 0, current: 0, twin: Twin::Behind });
             }
         }
     }
@@ -140,21 +151,18 @@ pub(super) fn hold(slots: Vec<[Slot; 2]>) -> (Vec<Loaded>, Vec<DamagedBlock>) {
 
 /// The slot that holds: the valid one with the higher sequence number.
 fn choose(a: Slot, b: Slot) -> Result<Loaded, [SlotProblem; 2]> {
-    let take = |block: TableBlock, current, equal| Loaded { records: block.records, seq: block.seq, current, equal };
+    let take = |block: TableBlock, current, twin| Loaded { records: block.records, seq: block.seq, current, twin };
+    let twin = |a: &TableBlock, b: &TableBlock| if a.records == b.records { Twin::Equal } else { Twin::Behind };
     match (a, b) {
         (Ok(a), Ok(b)) if a.seq == b.seq && a.records != b.records => {
             Err([SlotProblem::Contradiction, SlotProblem::Contradiction])
         }
-        (Ok(a), Ok(b)) if a.seq >= b.seq => {
-            let equal = a.records == b.records;
-            Ok(take(a, 0, equal))
-        }
         (Ok(a), Ok(b)) => {
-            let equal = a.records == b.records;
-            Ok(take(b, 1, equal))
+            let twin = twin(&a, &b);
+            Ok(if a.seq >= b.seq { take(a, 0, twin) } else { take(b, 1, twin) })
         }
-        (Ok(a), Err(_)) => Ok(take(a, 0, false)),
-        (Err(_), Ok(b)) => Ok(take(b, 1, false)),
+        (Ok(a), Err(_)) => Ok(take(a, 0, Twin::Unread)),
+        (Err(_), Ok(b)) => Ok(take(b, 1, Twin::Unread)),
         (Err(a), Err(b)) => Err([a, b]),
     }
 }

@@ -7,13 +7,20 @@
 //! A write that fails may or may not have reached the medium. Its block is *unsettled*: nothing else is committed to it, and the
 //! ranges of that change stay taken, until [`SpareTable::settle`] has durably written the state before the change, with a
 //! higher sequence number, over the same slot.
+//!
+//! A slot that did not count when the table was read is as uncertain: it may read the next time, and hold a change whose outcome
+//! nobody knew. Such a block is unsettled, too.
 
-use super::spare_load::{DamagedBlock, Loaded, Scope};
+use super::spare_load::{DamagedBlock, Loaded, Scope, Twin};
 use crate::edge::{BlockIo, IoError};
 use crate::format::merge::{Conflict, merge};
 use crate::format::table::{self, RECORDS_PER_BLOCK, TableError};
 use crate::model::{Extent, Remap, Sector, SetDescription};
 use std::collections::BTreeMap;
+
+/// How far above all sequence numbers that were read a slot that did not read may be. Each number costs a write of the table, and
+/// all of them between two that can be read went to slots that cannot: more than a spare takes in its life.
+const UNREAD: u64 = 1 << 32;
 
 /// A table could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,8 +95,10 @@ struct Block {
 enum Other {
     /// The same records.
     Equal,
-    /// An older state, or nothing valid.
-    Behind,
+    /// An older state; `failed` if it did not take its second copy.
+    Behind { failed: bool },
+    /// Nothing that counted when the table was read, but perhaps the next time.
+    Unread,
     /// A write to it failed: perhaps this change.
     Suspect(Vec<Remap>),
 }
@@ -109,6 +118,8 @@ pub struct SpareTable {
     top: u64,
     /// No block before this one has a free record.
     room: usize,
+    /// The sequence numbers are above all that a slot that did not read may hold.
+    above_unread: bool,
 }
 
 impl SpareTable {
@@ -136,6 +147,7 @@ impl SpareTable {
             damaged,
             top,
             room: 0,
+            above_unread: false,
         };
         table.index();
         table
@@ -205,14 +217,23 @@ impl SpareTable {
         self.top = self.top.max(seen);
     }
 
-    /// Table blocks whose last write failed.
+    /// Table blocks of which not everything that may be found later is known: their last write failed, or a slot did not read.
     pub fn unsettled(&self) -> impl Iterator<Item = u32> + '_ {
-        (0u32..).zip(&self.blocks).filter(|(_, block)| matches!(block.other, Other::Suspect(_))).map(|(index, _)| index)
+        let unsettled = |block: &Block| matches!(block.other, Other::Suspect(_) | Other::Unread);
+        (0u32..).zip(&self.blocks).filter(move |(_, block)| unsettled(block)).map(|(index, _)| index)
+    }
+
+    /// Whether it is unknown if this remap is recorded.
+    pub fn is_unsettled(&self, remap: &Remap) -> bool {
+        let has = |records: &[Remap]| records.iter().any(|record| record.same_place(remap));
+        let unknown = |block: &Block| matches!(&block.other, Other::Suspect(other) if has(other) != has(&block.records));
+        self.blocks.iter().any(unknown)
     }
 
     /// Table blocks with only one good slot: [`SpareTable::mirror`] mends them.
     pub fn single(&self) -> usize {
-        self.blocks.iter().filter(|block| matches!(block.other, Other::Behind)).count() - self.damaged.len()
+        self.blocks.iter().filter(|block| matches!(block.other, Other::Behind { .. } | Other::Unread)).count()
+            - self.damaged.len()
     }
 
     /// Makes a remap durable: the commit point. A live remap of the same range of main is replaced in the same write.
@@ -247,35 +268,50 @@ impl SpareTable {
         self.write(io, index as u32, records, seq)
     }
 
-    /// Settles every write whose outcome is unknown: the state before it is durable then, and nothing else can be found later.
+    /// Settles every block that is unsettled: the state before the write that failed is durable then, and nothing else can be found
+    /// later. A block that cannot be settled keeps none of the others from it; the first error is the answer.
     pub fn settle(&mut self, io: &dyn BlockIo) -> Result<(), IoError> {
-        for index in 0..self.blocks.len() {
-            if !matches!(self.blocks[index].other, Other::Suspect(_)) {
-                continue;
-            }
-            self.top += 1;
-            let suspect = 1 - self.blocks[index].current;
-            self.put(io, index as u32, suspect, self.top)?;
-            // The failed write may still arrive, and would outrank the older slot: only two newer ones settle it.
-            self.blocks[index].current = suspect;
-            self.put(io, index as u32, 1 - suspect, self.top)?;
-            (self.blocks[index].seq, self.blocks[index].other) = (self.top, Other::Equal);
-            self.room = 0;
+        let unsettled: Vec<u32> = self.unsettled().collect();
+        first_error(unsettled.into_iter().map(|index| self.settle_block(io, index)))
+    }
+
+    fn settle_block(&mut self, io: &dyn BlockIo, index: u32) -> Result<(), IoError> {
+        let at = index as usize;
+        if matches!(self.blocks[at].other, Other::Unread) && !self.above_unread {
+            (self.top, self.above_unread) = (self.top.saturating_add(UNREAD), true);
         }
+        self.top += 1;
+        let (seq, suspect) = (self.top, 1 - self.blocks[at].current);
+        // Never over the only good slot before the other one is good.
+        self.put(io, index, suspect, seq)?;
+        // The failed write may still arrive, and would outrank the older slot: only two newer ones settle it.
+        self.blocks[at].current = suspect;
+        self.put(io, index, 1 - suspect, seq)?;
+        (self.blocks[at].seq, self.blocks[at].other) = (seq, Other::Equal);
+        self.room = 0;
         Ok(())
     }
 
-    /// Brings the second slot of every changed block up to date. Not part of a commit: when this fails nothing is lost or
-    /// unknown, a block just has one good slot until the next time.
+    /// Brings the second slot of every changed block up to date, and of those that had only one when they were read. Not part of a
+    /// commit: when this fails nothing more is lost or unknown than before, a block just has one good slot until the next time. A
+    /// block that cannot be mended keeps none of the others from it; the first error is the answer.
     pub fn mirror(&mut self, io: &dyn BlockIo) -> Result<(), IoError> {
-        for index in 0..self.blocks.len() {
-            if matches!(self.blocks[index].other, Other::Behind) && !self.is_damaged(index as u32) {
-                let block = &self.blocks[index];
-                self.put(io, index as u32, 1 - block.current, block.seq)?;
-                self.blocks[index].other = Other::Equal;
-            }
+        let single = |block: &Block| matches!(block.other, Other::Behind { .. } | Other::Unread);
+        let blocks = (0u32..).zip(&self.blocks).filter(|(index, block)| single(block) && !self.is_damaged(*index));
+        let blocks: Vec<u32> = blocks.map(|(index, _)| index).collect();
+        first_error(blocks.into_iter().map(|index| self.mirror_block(io, index)))
+    }
+
+    fn mirror_block(&mut self, io: &dyn BlockIo, index: u32) -> Result<(), IoError> {
+        let block = &self.blocks[index as usize];
+        let written = self.put(io, index, 1 - block.current, block.seq);
+        let block = &mut self.blocks[index as usize];
+        match (&written, &mut block.other) {
+            (Ok(()), other) => *other = Other::Equal,
+            (Err(_), Other::Behind { failed }) => *failed = true,
+            (Err(_), _) => {}
         }
-        Ok(())
+        written
     }
 
     fn is_damaged(&self, index: u32) -> bool {
@@ -319,10 +355,16 @@ impl SpareTable {
         }
     }
 
+    /// A block with a free record. One whose two slots are good comes first: where a slot did not take its last write, or did not
+    /// read, the next write may well fail, and would leave another range sealed.
     fn block_with_room(&self) -> Result<u32, NotWritten> {
-        let has_room = |block: &Block| block.records.len() < RECORDS_PER_BLOCK && !matches!(block.other, Other::Suspect(_));
-        let index = self.blocks[self.room..].iter().position(has_room).ok_or(NotWritten::Full)?;
-        Ok((self.room + index) as u32)
+        let find = |fits: fn(&Other) -> bool| {
+            let has_room = |block: &Block| block.records.len() < RECORDS_PER_BLOCK && fits(&block.other);
+            self.blocks[self.room..].iter().position(has_room)
+        };
+        let index = find(|other| matches!(other, Other::Equal | Other::Behind { failed: false }))
+            .or_else(|| find(|other| !matches!(other, Other::Suspect(_))));
+        index.map(|index| (self.room + index) as u32).ok_or(NotWritten::Full)
     }
 
     /// Writes a block's new content over the slot that does not hold, and lets it hold.
@@ -335,7 +377,7 @@ impl SpareTable {
             block.other = Other::Suspect(records);
             return Err(CommitError::Unknown(error));
         }
-        let before = std::mem::replace(block, Block { records, seq, current: slot, other: Other::Behind });
+        let before = std::mem::replace(block, Block { records, seq, current: slot, other: Other::Behind { failed: false } });
         self.reindex(index, &before.records);
         Ok(())
     }
@@ -385,9 +427,18 @@ impl SpareTable {
 
 impl From<Loaded> for Block {
     fn from(loaded: Loaded) -> Block {
-        let other = if loaded.equal { Other::Equal } else { Other::Behind };
+        let other = match loaded.twin {
+            Twin::Equal => Other::Equal,
+            Twin::Behind => Other::Behind { failed: false },
+            Twin::Unread => Other::Unread,
+        };
         Block { records: loaded.records, seq: loaded.seq, current: loaded.current, other }
     }
+}
+
+/// Does them all; the first error is the answer.
+fn first_error(results: impl Iterator<Item = Result<(), IoError>>) -> Result<(), IoError> {
+    results.fold(Ok(()), Result::and)
 }
 
 #[cfg(test)]

@@ -193,6 +193,65 @@ fn settling_ends_in_the_state_before() {
 }
 
 #[test]
+fn a_failed_write_that_arrives_when_it_is_settled_changes_nothing() {
+    let (disk, mut table) = new_spare();
+    table.commit(&disk, remap(9, 0, 1)).unwrap();
+    let before = live(&table);
+    disk.plan(0, Trouble::Error(0));
+    table.commit(&disk, remap(3, 1, 2)).unwrap_err();
+    table.settle(&disk).unwrap();
+    // It went over the first slot, as the first commit had gone over the second.
+    let place = table::Place { set: description().id, spare: 0, index: 0 };
+    let late = table::encode(place, 2, &[remap(9, 0, 1), remap(3, 1, 2)]).unwrap();
+    disk.write_durable(Sector(8), &late).unwrap();
+    assert_eq!(live(&open(&disk)), before);
+}
+
+#[test]
+fn a_block_that_cannot_be_settled_keeps_no_other_from_it() {
+    let (disk, mut table) = new_spare();
+    for number in 0..2 {
+        disk.plan(0, Trouble::Error(0));
+        table.commit(&disk, remap(number, number, number + 1)).unwrap_err();
+    }
+    assert_eq!(table.unsettled().collect::<Vec<_>>(), vec![0, 1]);
+    disk.plan(0, Trouble::Error(0));
+    table.settle(&disk).unwrap_err();
+    assert_eq!(table.unsettled().collect::<Vec<_>>(), vec![0]);
+    assert!(table.is_unsettled(&remap(0, 0, 0)) && !table.is_unsettled(&remap(1, 1, 0)));
+    table.settle(&disk).unwrap();
+    assert_eq!(table.unsettled().count(), 0);
+}
+
+#[test]
+fn a_block_that_did_not_take_its_second_copy_is_used_last() {
+    let (disk, mut table) = new_spare();
+    let in_block = |disk: &TestDisk, index: u64| {
+        let slots = [8 + index * 8, 8 + (5 + index) * 8].map(|sector| {
+            let mut slot = [0; 4096];
+            disk.read(Sector(sector), &mut slot).unwrap();
+            table::decode(&slot).unwrap().records.len()
+        });
+        slots.into_iter().max().unwrap()
+    };
+    // Two blocks have changed; the first of them does not take its second copy.
+    table.commit(&disk, remap(0, 0, 1)).unwrap();
+    disk.plan(0, Trouble::Error(0));
+    table.mirror(&disk).unwrap_err();
+    table.commit(&disk, remap(1, 1, 2)).unwrap();
+    assert_eq!([0, 1].map(|index| in_block(&disk, index)), [1, 1]);
+    disk.plan(0, Trouble::Error(0));
+    table.mirror(&disk).unwrap_err();
+    assert_eq!(table.single(), 1, "the other one was mended nevertheless");
+    for number in 2..5 * 126 {
+        let main = Extent::new(Sector(800 + number), Sectors(1)).unwrap();
+        let one = Remap { main, at: Sector(BASE + 80 + number), ..remap(0, 0, number + 1) };
+        table.commit(&disk, one).unwrap_or_else(|error| panic!("{number}: {error}"));
+    }
+    assert_eq!(in_block(&disk, 0), 126, "when there is nothing else");
+}
+
+#[test]
 fn any_one_damaged_slot_is_survived() {
     let (disk, mut table) = new_spare();
     for number in 0..10 {

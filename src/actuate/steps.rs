@@ -1,6 +1,7 @@
 //! Does the steps of a cure, one after the other, on the real (or simulated) world. The only code that
 //! writes to members; what it may do when is decided by the engine.
 
+use super::care::Care;
 use super::salvage::{Refused, answers_elsewhere, read_what_can_be_read, write_salvaged};
 use super::spare_table::{CommitError, SpareTable};
 use crate::edge::{BlockIo, FenceId, Target, TargetFault};
@@ -28,12 +29,19 @@ pub struct Actuator {
     spares: Vec<OpenSpare>,
     secret: Secret,
     block: Sectors,
+    care: Care,
 }
 
 impl Actuator {
-    /// An actuator for an open set. `spares` are in the order of the description.
-    pub fn new(desc: &SetDescription, target: Box<dyn Target>, main: Box<dyn BlockIo>, spares: Vec<OpenSpare>) -> Actuator {
-        Actuator { target, main, spares, secret: desc.secret, block: desc.block() }
+    /// An actuator for an open set. `spares` are in the order of the description, `care` is what is left to do from its opening.
+    pub fn new(
+        desc: &SetDescription,
+        target: Box<dyn Target>,
+        main: Box<dyn BlockIo>,
+        spares: Vec<OpenSpare>,
+        care: Care,
+    ) -> Actuator {
+        Actuator { target, main, spares, secret: desc.secret, block: desc.block(), care }
     }
 
     /// The kernel target.
@@ -54,13 +62,7 @@ impl Actuator {
                 Err(fault) => failed("could not seal the fence", &fault),
             },
             Step::Commit(remap) => self.commit(*remap),
-            Step::Settle(remap) => {
-                let spare = &mut self.spares[remap.spare as usize];
-                match spare.table.settle(spare.io.as_ref()) {
-                    Ok(()) => Outcome::NotCommitted("the spare's table did not take the record".into()),
-                    Err(error) => Outcome::Unknown(error.to_string()),
-                }
-            }
+            Step::Settle(remap) => self.settle(remap, "the spare's table did not take the record".into()),
             Step::AddRemap { remap, fence } => match self.target.add_remap(remap, Some(*fence)) {
                 Err(fault) if !self.is_live(remap) => {
                     failed("the record is durable but the target did not take the remap", &fault)
@@ -154,19 +156,24 @@ impl Actuator {
         let remap = Remap { seq, ..remap };
         let spare = &mut self.spares[remap.spare as usize];
         let committed = spare.table.commit(spare.io.as_ref(), remap);
-        self.changed(remap.spare, committed.inspect(|()| reached("record written")), remap)
+        self.changed(committed.inspect(|()| reached("record written")), remap)
     }
 
     /// What the change of a spare's table came to.
-    fn changed(&mut self, spare: u16, change: Result<(), CommitError>, remap: Remap) -> Outcome {
-        let spare = &mut self.spares[usize::from(spare)];
+    fn changed(&mut self, change: Result<(), CommitError>, remap: Remap) -> Outcome {
         match change {
             Ok(()) => Outcome::Committed(remap),
             Err(CommitError::NotWritten(reason)) => Outcome::NotCommitted(reason.to_string()),
-            Err(CommitError::Unknown(reason)) => match spare.table.settle(spare.io.as_ref()) {
-                Ok(()) => Outcome::NotCommitted(reason.to_string()),
-                Err(_) => Outcome::Unknown(reason.to_string()),
-            },
+            Err(CommitError::Unknown(reason)) => self.settle(&remap, reason.to_string()),
+        }
+    }
+
+    /// What other blocks of the table come to is no matter to this remap.
+    fn settle(&mut self, remap: &Remap, why: String) -> Outcome {
+        let spare = &mut self.spares[remap.spare as usize];
+        match spare.table.settle(spare.io.as_ref()) {
+            Err(error) if spare.table.is_unsettled(remap) => Outcome::Unknown(format!("{why}: {error}")),
+            _ => Outcome::NotCommitted(why),
         }
     }
 
@@ -175,7 +182,7 @@ impl Actuator {
         let seq = self.spares.iter().map(|spare| spare.table.next_seq()).max().unwrap_or(1);
         let spare = &mut self.spares[remap.spare as usize];
         let removed = spare.table.remove(spare.io.as_ref(), remap.main.start(), seq);
-        self.changed(remap.spare, removed.inspect(|()| reached("record removed")), remap)
+        self.changed(removed.inspect(|()| reached("record removed")), remap)
     }
 
     /// Whether the target follows the remap: a message that reports an error may have been done all the same.
@@ -189,13 +196,19 @@ impl Actuator {
     }
 
     /// Gives the table block its second good copy. Nothing depends on it now; a later corruption of the first one would.
-    fn mirror(&mut self, spare: u16) -> bool {
-        let spare = &mut self.spares[spare as usize];
+    fn mirror(&mut self, index: u16) -> bool {
+        let spare = &mut self.spares[index as usize];
         let mirrored = spare.table.mirror(spare.io.as_ref());
         if let Err(error) = &mirrored {
-            tracing::warn!(%error, "a table block on the spare has only one good copy");
+            self.care.failed(index, &spare.table, error);
         }
         mirrored.is_ok()
+    }
+
+    /// Tries again what could not be done on the way: second copies of table blocks, and seals that wait for them. Says what is
+    /// new, in words for history.
+    pub fn tend(&mut self) -> Vec<String> {
+        self.care.tend(self.target.as_ref(), &mut self.spares)
     }
 
     /// The held writes get their error first, so that they do not run into the same sectors again when the fence goes.

@@ -134,6 +134,13 @@ pub enum Event {
         /// What it came to.
         summary: crate::model::ScrubSummary,
     },
+    /// What [`Effect::Tend`] came to.
+    Tended {
+        /// The set.
+        set: SetId,
+        /// What history is to be told, in words.
+        news: Vec<String>,
+    },
     /// Another policy is in force for a set.
     Policy {
         /// The set.
@@ -228,6 +235,11 @@ pub enum Effect {
         /// The range.
         extent: Extent,
     },
+    /// Try again what could not be done for the spares' tables on the way of a cure. Answer: `Event::Tended`.
+    Tend {
+        /// The set.
+        set: SetId,
+    },
     /// Read a SMART sample of the members soon.
     SampleSmart {
         /// The set.
@@ -295,6 +307,7 @@ impl Engine {
             | Event::Found { set, .. }
             | Event::Scrubbed { set, .. }
             | Event::AskedBack { set, .. }
+            | Event::Tended { set, .. }
             | Event::Asked { set, .. } => {
                 if let Some(state) = self.sets.get_mut(&set) {
                     effects.extend(state.apply(now, event, &mut self.next_case));

@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, VecDeque};
 pub(super) const HOUR: u64 = 3_600_000;
 /// Steps that must not be given up are tried again at most this often, ms.
 const RETRY_MS: u64 = 1_000;
+/// How often the spares' tables are looked after, ms.
+const TEND_MS: u64 = 30_000;
 /// A spare that did not answer is tried again after this, ms.
 const UNTRIED_PAUSE_MS: u64 = 30_000;
 /// Evidence lines kept per set.
@@ -41,6 +43,8 @@ pub struct SetState {
     pub(super) storm: Storm,
     /// Remaps that are to go back to main, by first main sector.
     pub(super) returning: VecDeque<(Sector, Decision)>,
+    /// When the spares' tables are to be looked after; `None` while that is under way.
+    tend_at: Option<Millis>,
     /// Number of this opening of the set.
     pub(super) session: u64,
 }
@@ -107,6 +111,7 @@ impl SetState {
             released: VecDeque::new(),
             storm: Storm::default(),
             returning: VecDeque::new(),
+            tend_at: Some(Millis(0)),
             session,
         };
         for remap in remaps {
@@ -230,6 +235,10 @@ impl SetState {
             }
             Event::Found { part, .. } => self.on_found(now, part, next_case),
             Event::Scrubbed { summary, .. } => vec![Effect::Record(self.entry(now, What::Scrubbed(summary)))],
+            Event::Tended { news, .. } => {
+                self.tend_at = Some(Millis(now.0 + TEND_MS));
+                news.into_iter().map(|message| Effect::Record(self.alert(now, message))).collect()
+            }
             Event::Done { case, outcome, .. } => self.on_done(now, case, outcome, next_case),
             Event::Policy { policy, .. } => {
                 self.policy = *policy;
@@ -285,6 +294,9 @@ impl SetState {
             };
             case.tried_at = Millis(u64::MAX);
             effects.push(Effect::Step { set, case: case.id, step });
+        }
+        if self.tend_at.take_if(|at| now >= *at).is_some() {
+            effects.push(Effect::Tend { set });
         }
         effects
     }

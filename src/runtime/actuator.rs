@@ -20,6 +20,8 @@ pub enum Cure {
     Step(CaseId, Step),
     /// Try held writes again.
     Retry(Extent),
+    /// Look after the spares' tables, when nothing else is to be done.
+    Tend,
 }
 
 /// Work that nobody waits for, and that may take long on a dying disk.
@@ -89,6 +91,7 @@ pub fn start(
     let urgency = |cure: &Cure| match cure {
         Cure::Retry(_) => 0,
         Cure::Step(case, _) => case.0,
+        Cure::Tend => u64::MAX,
     };
     let (cures, actuator) = thread("actuator", &stop, urgency, move |work| match work {
         Cure::Step(case, step) => {
@@ -101,6 +104,7 @@ pub fn start(
                 tracing::warn!(%extent, %fault, "held writes could not be tried again");
             }
         }
+        Cure::Tend => drop(engine.event(Event::Tended { set, news: actuator.tend() })),
     })?;
     let engine = critical.clone();
     // Cures may wait for new spare space, for the rest nobody does.

@@ -7,10 +7,11 @@ use super::watcher::From;
 use crate::actuate::announced::{Announced, Listener};
 use crate::actuate::impatient::ImpatientDevice;
 use crate::actuate::probe::Prober;
-use crate::actuate::steps::Actuator;
+use crate::actuate::reconcile::Truth;
+use crate::actuate::steps::{Actuator, OpenSpare};
 use crate::actuate::target::DmTarget;
 use crate::actuate::target_text::{Bounds, dm_uuid};
-use crate::actuate::{Access, DirectDevice, NoHeader, activate, degraded, read_header, reconcile};
+use crate::actuate::{Access, Care, DirectDevice, NoHeader, activate, degraded, read_header, reconcile};
 use crate::config::Settings;
 use crate::edge::{FoundDevice, Target};
 use crate::format::header::MAX_SPARES;
@@ -144,7 +145,7 @@ pub struct Opened {
 /// Whether opening a set may write to its disks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writes {
-    /// Table blocks are given their second copy.
+    /// The tables are settled: each block gets its second copy.
     Yes,
     /// Not yet: a system that hibernates may still count on what is there.
     No,
@@ -192,20 +193,18 @@ pub fn open(candidate: &Candidate, settings: &Settings, seen: &Seen, writes: Wri
     });
     let (mut open_spares, remaps) = reconcile::open_tables(&desc, nodes.collect::<Result<_, String>>()?)?;
     let fresh = make_device(&desc, &main, &spares, settings)?;
-    let taken = take_device(&desc, &remaps, fresh, owned.filter(|_| !fresh), seen);
+    let owned = owned.filter(|_| !fresh);
+    let taken = take_device(&desc, &mut open_spares, &remaps, fresh, owned, seen, writes);
     if fresh && taken.is_err() {
         // Nothing half-done stays: a closed device would only make I/O wait.
         if let Err(error) = activate::remove(&desc.name) {
             tracing::warn!(name = %desc.name, %error, "a device that nobody serves stays behind");
         }
     }
-    let Taken { target, watcher, adopted, from } = taken?;
+    let Taken { target, watcher, adopted, from, care } = taken?;
     listener.hear(Box::new(target.share().map_err(|fault| fault.to_string())?));
-    if writes == Writes::Yes {
-        reconcile::mirror(&mut open_spares);
-    }
     let prober = Prober::new(&desc, Box::new(target.share().map_err(|fault| fault.to_string())?), prober_main, own);
-    let actuator = Actuator::new(&desc, Box::new(target), Box::new(main_io), open_spares);
+    let actuator = Actuator::new(&desc, Box::new(target), Box::new(main_io), open_spares, care);
     Ok(Opened { desc, main, spares, remaps, actuator, prober, watcher, from, adopted })
 }
 
@@ -239,24 +238,33 @@ struct Taken {
     watcher: DmTarget,
     adopted: Option<Vec<String>>,
     from: From,
+    care: Care,
 }
 
 /// `owned`: the device is ours already.
 fn take_device(
     desc: &SetDescription,
+    spares: &mut [OpenSpare],
     remaps: &[Remap],
     fresh: bool,
     owned: Option<DmTarget>,
     seen: &Seen,
+    writes: Writes,
 ) -> Result<Taken, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let target = owned.map_or_else(|| DmTarget::own_set(desc.id), Ok).map_err(|fault| text(&fault))?;
     let watcher = target.share().map_err(|error| text(&error))?;
-    let loaded = reconcile::load(&target, desc, remaps)?;
+    // Where nothing may be written the daemon that takes the device over settles the table, before anything is mounted.
+    let (mut care, unsettled) = match writes {
+        Writes::Yes => (Care::begin(spares), reconcile::unsettled(spares)),
+        Writes::No => (Care::default(), Vec::new()),
+    };
+    let loaded = reconcile::load(&target, desc, Truth { remaps, unsettled: &unsettled })?;
+    care.keep_sealed(loaded.sealed);
     // Also for a device that was left suspended, or whose opening udev has not been told of.
     activate::open(&desc.name).map_err(|error| text(&error))?;
     if fresh {
-        return Ok(Taken { target, watcher, adopted: None, from: From { since: 1, held_since: 1 } });
+        return Ok(Taken { target, watcher, adopted: None, from: From { since: 1, held_since: 1 }, care });
     }
     let mut mended = loaded.mended;
     let from = From { since: seen.next(desc.id, target.instance()), held_since: loaded.next_error };
@@ -270,7 +278,7 @@ fn take_device(
         count => mended.push(format!("{count} error records were not read before this run: what they say follows")),
     }
     reconcile::try_held_again(&target, desc)?;
-    Ok(Taken { target, watcher, adopted: Some(mended), from })
+    Ok(Taken { target, watcher, adopted: Some(mended), from, care })
 }
 
 /// Sectors of each spare that can serve main.

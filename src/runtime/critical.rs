@@ -175,6 +175,7 @@ impl Owner {
         match effect {
             Effect::Step { set, case, step } => self.cure(set, Cure::Step(case, step)),
             Effect::Retry { set, extent } => self.cure(set, Cure::Retry(extent)),
+            Effect::Tend { set } => self.cure(set, Cure::Tend),
             Effect::Probe { set, case, extent } => {
                 if let Some(hands) = self.hands.get(&set) {
                     hands.try_out(Trial::Probe(case, extent));

@@ -66,7 +66,7 @@ impl Daemon {
             }
             Effect::Record(entry) => self.record(entry),
             // The engine's thread has given them out.
-            Effect::Step { .. } | Effect::Probe { .. } | Effect::Return { .. } | Effect::Retry { .. } => {}
+            Effect::Step { .. } | Effect::Probe { .. } | Effect::Return { .. } | Effect::Retry { .. } | Effect::Tend { .. } => {}
         }
     }
 

@@ -7,8 +7,9 @@ use super::store::MemoryStore;
 use super::target::SimTarget;
 use crate::actuate::announced::{Announced, Listener};
 use crate::actuate::probe::{Prober, Verified};
-use crate::actuate::steps::Actuator;
-use crate::actuate::{read_header, reconcile};
+use crate::actuate::reconcile::Truth;
+use crate::actuate::steps::{Actuator, OpenSpare};
+use crate::actuate::{Care, read_header, reconcile};
 use crate::edge::BlockIo;
 use crate::edge::{ExtentState, Store, Target};
 use crate::engine::{CaseId, Effect, Engine, Event, Outcome, Step};
@@ -26,6 +27,7 @@ enum Work {
     Retry(Extent),
     Probe(CaseId, Extent),
     Return(CaseId, Remap),
+    Tend,
 }
 
 /// For the store's thread.
@@ -92,18 +94,17 @@ impl Daemon {
         if fresh {
             create(shared, life)?;
         }
-        let taken = take_over(shared, life, &desc, &remaps, owned);
+        let taken = take_over(shared, life, &desc, &mut open, &remaps, owned);
         if fresh && taken.is_err() {
             remove(shared, life);
         }
-        let (target, since) = taken?;
+        let (target, since, care) = taken?;
         listener.hear(Box::new(target.clone()));
-        reconcile::mirror(&mut open);
         let main = Box::new(SimIo::open(shared, life, 0));
         let count = desc.spares.len();
         let own = (0..count).map(|index| Box::new(announced(index, count + index)) as Box<dyn BlockIo>).collect();
         let prober = Prober::new(&desc, Box::new(target.clone()), Box::new(SimIo::open(shared, life, 0)), own);
-        let actuator = Actuator::new(&desc, Box::new(target.clone()), main, open);
+        let actuator = Actuator::new(&desc, Box::new(target.clone()), main, open, care);
         let mut daemon = Daemon {
             life,
             shared: shared.clone(),
@@ -173,6 +174,9 @@ impl Daemon {
             Some(Work::Step(case, step)) => {
                 let name = step_name(&step);
                 self.doing(name);
+                if matches!(step, Step::Settle(_)) {
+                    self.shared.lock().end_soon();
+                }
                 let outcome = self.actuator.run(&step);
                 let mut machine = self.shared.lock();
                 if machine.life == self.life {
@@ -206,7 +210,13 @@ impl Daemon {
             }
             Some(Work::Retry(extent)) => {
                 self.doing("retry");
+                self.shared.lock().end_soon();
                 drop(self.actuator.retry(extent));
+            }
+            Some(Work::Tend) => {
+                self.doing("tend");
+                let news = self.actuator.tend();
+                self.inbox.push_back(Event::Tended { set: self.set, news });
             }
         }
     }
@@ -268,6 +278,7 @@ impl Daemon {
         match effect {
             Effect::Step { case, step, .. } => self.work.push_back(Work::Step(case, step)),
             Effect::Probe { case, extent, .. } => self.work.push_back(Work::Probe(case, extent)),
+            Effect::Tend { .. } => self.work.push_back(Work::Tend),
             Effect::Retry { extent, .. } => self.work.push_back(Work::Retry(extent)),
             Effect::Announce { case, .. } => self.jobs.push_back(Job::Announce(case)),
             Effect::Return { case, remap, .. } => self.work.push_back(Work::Return(case, remap)),
@@ -353,25 +364,29 @@ fn take_over(
     shared: &Shared,
     life: u64,
     desc: &crate::model::SetDescription,
+    spares: &mut [OpenSpare],
     remaps: &[Remap],
     owned: Option<SimTarget>,
-) -> Result<(SimTarget, u64), String> {
+) -> Result<(SimTarget, u64, Care), String> {
     let fresh = owned.is_none();
     let target = owned.map_or_else(|| SimTarget::own(shared, life), Ok).map_err(|fault| fault.to_string())?;
-    let loaded = reconcile::load(&target, desc, remaps)?;
+    let mut care = Care::begin(spares);
+    let unsettled = reconcile::unsettled(spares);
+    let loaded = reconcile::load(&target, desc, Truth { remaps, unsettled: &unsettled })?;
+    care.keep_sealed(loaded.sealed);
     if fresh {
-        return Ok((target, 1));
+        return Ok((target, 1, care));
     }
     reconcile::try_held_again(&target, desc)?;
     let mut machine = shared.lock();
     for line in &loaded.mended {
         machine.note(|| line.clone());
-        let how =
-            [(": mapped now", "mapped now"), ("unmapped now", "unmapped")].into_iter().find(|(words, _)| line.contains(words));
+        let ways = [(": mapped now", "mapped now"), ("unmapped now", "unmapped"), ("stay so", "seal kept")];
+        let how = ways.into_iter().find(|(words, _)| line.contains(words));
         machine.coverage.count("start", how.map_or("fence lifted", |(_, how)| how));
     }
     drop(machine);
-    Ok((target, loaded.next_error))
+    Ok((target, loaded.next_error, care))
 }
 
 pub(super) fn step_name(step: &Step) -> &'static str {

@@ -81,6 +81,15 @@ pub(super) struct Machine {
 }
 
 impl Machine {
+    /// Of what is rarely done, more is to be interrupted than chance would.
+    pub fn end_soon(&mut self) {
+        if self.lively && self.random.chance(1, 8) {
+            let left = self.random.below(2);
+            let end = *self.random.pick(&[End::Kill, End::PowerCut]);
+            self.crash.get_or_insert(Crash { left, end });
+        }
+    }
+
     pub fn new(desc: SetDescription, shape: Shape, drives: Vec<Drive>, random: Random) -> Machine {
         let oracle = Oracle::new(shape.main);
         Machine {

@@ -270,8 +270,10 @@ impl World {
                 let slot = slot % u64::from(geometry.table_blocks);
                 let which = machine.random.below(2) * u64::from(geometry.table_blocks);
                 let at = geometry.table_start.0 + (slot + which) * 8;
-                machine.spoil(drive, Fault::unwritable(at..at + 8));
-                let until = machine.now + machine.random.within(1, 6_000);
+                // What does not read may read again, and say what nobody has seen.
+                let dead = machine.random.chance(1, 3);
+                machine.spoil(drive, if dead { Fault::dead(at..at + 8) } else { Fault::unwritable(at..at + 8) });
+                let until = machine.now + machine.random.within(1, 12_000);
                 drop(machine);
                 self.passing.push((drive, at, until));
             }
