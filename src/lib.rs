@@ -20,4 +20,5 @@ pub mod runtime;
 pub mod sim;
 pub mod sources;
 pub mod store;
+pub mod trace;
 pub mod triage;

@@ -3,8 +3,21 @@
 use assert_cmd::Command;
 use std::path::Path;
 
-const VERBS: [&str; 11] =
-    ["run", "create", "status", "history", "history prune", "restore", "activate", "remap", "forget", "files watch", "policy"];
+const VERBS: [&str; 13] = [
+    "run",
+    "create",
+    "status",
+    "history",
+    "history prune",
+    "restore",
+    "activate",
+    "remap",
+    "forget",
+    "files watch",
+    "policy",
+    "record",
+    "simulate",
+];
 
 const DM_VERBS: [&str; 16] = [
     "create", "reload", "rename", "remove", "suspend", "resume", "message", "table", "status", "info", "list", "exists", "deps",

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each part of the crate with the parts it may use.
-const MAY_USE: [(&str, &[&str]); 18] = [
+const MAY_USE: [(&str, &[&str]); 19] = [
     ("model", &[]),
     ("config", &[]),
     ("dm", &[]),
@@ -16,6 +16,7 @@ const MAY_USE: [(&str, &[&str]); 18] = [
     ("policy", &["model"]),
     ("triage", &["model"]),
     ("engine", &["edge", "model", "plan", "policy", "triage"]),
+    ("trace", &["engine", "model", "plan", "policy", "triage"]),
     ("store", &["edge", "model"]),
     ("actuate", &["dm", "edge", "engine", "failpoint", "format", "memory", "model", "plan"]),
     ("sources", &["actuate", "dm", "edge", "memory", "model"]),
@@ -36,10 +37,11 @@ const MAY_USE: [(&str, &[&str]); 18] = [
             "policy",
             "sources",
             "store",
+            "trace",
             "triage",
         ],
     ),
-    ("cli", &["actuate", "config", "control", "dm", "edge", "memory", "model", "policy", "runtime", "sources", "store"]),
+    ("cli", &["actuate", "config", "control", "dm", "edge", "memory", "model", "policy", "runtime", "sources", "store", "trace"]),
     ("sim", &["actuate", "edge", "engine", "format", "model", "plan", "policy", "store", "triage"]),
 ];
 

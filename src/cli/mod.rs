@@ -11,10 +11,12 @@ pub mod forget;
 pub mod history;
 pub mod notify;
 pub mod policy;
+pub mod record;
 pub mod remap;
 pub mod restore;
 pub mod run;
 pub mod scrub;
+pub mod simulate;
 pub mod spare;
 pub mod status;
 pub mod udev_probe;
@@ -75,6 +77,10 @@ enum Verb {
     Doctor(doctor::Args),
     /// Look at the policies: what is cured, at what cost, and why
     Policy(policy::Args),
+    /// Record what the daemon sees, to try another policy on it with “simulate”
+    Record(record::Args),
+    /// Show what another policy would have done about what was recorded
+    Simulate(simulate::Args),
     /// Look at what is on a spare, and mend it
     Spare(spare::Args),
     /// Watch the blocks of files
@@ -143,6 +149,8 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Unremap(args) => unremap::main(args, &settings, cli.json),
         Verb::Doctor(args) => doctor::main(args, &settings, cli.json),
         Verb::Policy(args) => policy::main(args, &settings, cli.json),
+        Verb::Record(args) => record::main(args, &settings),
+        Verb::Simulate(args) => simulate::main(args, &settings, cli.json),
         Verb::Spare(args) => spare::main(args, cli.json),
         Verb::Files(args) => files::main(args, &settings, cli.json),
         Verb::Dm(args) => dm::main(args, cli.json),

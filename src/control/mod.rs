@@ -102,6 +102,12 @@ pub enum Request {
         /// What to do.
         order: ScrubOrder,
     },
+    /// Record what the engine sees.
+    #[serde(rename = "io.remap_guardian.Record")]
+    Record {
+        /// What to do.
+        order: RecordOrder,
+    },
     /// Read the policies anew.
     #[serde(rename = "io.remap_guardian.Reload")]
     Reload,
@@ -135,6 +141,18 @@ pub enum ScrubOrder {
     Stop,
     /// Only tell how far it is.
     Look,
+}
+
+/// What is to be done about a recording. One that nobody asks for its lines ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordOrder {
+    /// Begin one.
+    Begin,
+    /// Tell what it has seen since.
+    More(u64),
+    /// End it.
+    End(u64),
 }
 
 /// The daemon's answer.
@@ -290,6 +308,17 @@ pub struct NewsReport {
 pub struct ScrubReport {
     /// How far it is; none if there has been none.
     pub scrub: Option<ScrubProgress>,
+}
+
+/// Answer to `Record`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecordReport {
+    /// Number of the recording.
+    pub recording: u64,
+    /// Lines of the trace, in order.
+    pub lines: Vec<String>,
+    /// How many lines were lost, if this many were.
+    pub lost: u64,
 }
 
 /// Answer to `Create`, `Prune`, `Restore`, `Rebuild`, `Degrade`, `Forget`, `Reload` and `Remap`: lines for people.

@@ -3,10 +3,10 @@
 
 use crate::edge::FenceId;
 use crate::model::{Action, Decision, Extent, Fault, Millis, Remap, Sector, Sectors};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Number of a case within this run of the daemon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CaseId(pub u64);
 
@@ -63,7 +63,8 @@ pub enum Step {
 }
 
 /// How a step ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The fence is up.
     Fenced(FenceId),

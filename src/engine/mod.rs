@@ -6,6 +6,7 @@ mod cure;
 mod observe;
 mod relocate;
 mod set;
+mod snapshot;
 mod status;
 mod storm;
 #[cfg(test)]
@@ -15,14 +16,17 @@ mod unremap;
 pub use crate::plan::scrub::Part;
 pub use case::{CaseId, Outcome, Step};
 pub use set::SetState;
+pub use snapshot::{Snapshot, SpareSnapshot};
 pub use status::{CaseStatus, SetStatus};
 
 use crate::model::{Entry, Extent, Member, Millis, Remap, Sector, SetDescription, SetId, TargetError};
 use crate::policy::Policy;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Something that happened, or the result of an effect.
-#[derive(Clone, Debug)]
+/// Something that happened, or the result of an effect. Traces hold it as it is here: see `trace/FORMAT.md` before a change.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Event {
     /// A set's device is open and its table is live.
     Opened {

@@ -1,19 +1,20 @@
 //! The breaker: errors that say nothing about the medium, so many at once that no error is believed to be the medium's (S7).
 
 use crate::model::Millis;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// The window, and how long a storm lasts after its last error, ms.
 const MINUTE: u64 = 60_000;
 
 /// Errors of the last minute, by second.
-#[derive(Debug, Default)]
-pub(super) struct Storm {
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Storm {
     seconds: VecDeque<(u64, u64)>,
     under_way: Option<UnderWay>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct UnderWay {
     since: Millis,
     last: Millis,
@@ -65,6 +66,13 @@ impl Storm {
     pub(super) fn tick(&mut self, now: Millis) -> Option<Change> {
         let storm = self.under_way.take_if(|storm| storm.last.0 + MINUTE <= now.0)?;
         Some(Change::Ended { errors: storm.errors, lasted: storm.last.0 - storm.since.0 })
+    }
+
+    /// Whether one that was written down can have been like that at `now`.
+    pub(super) fn is_sound(&self, now: Millis) -> bool {
+        let small = |count: u64| count <= u64::from(u32::MAX);
+        self.seconds.iter().all(|&(at, count)| at <= now.0 / 1000 && small(count))
+            && self.under_way.as_ref().is_none_or(|storm| storm.since <= storm.last && storm.last <= now && small(storm.errors))
     }
 
     /// How many errors the storm that is under way has had; 0 if none is.

@@ -29,6 +29,11 @@ impl Reserve {
         Some(taken)
     }
 
+    /// The extents, in order.
+    pub fn extents(&self) -> &[Extent] {
+        &self.free
+    }
+
     /// Sectors waiting.
     pub fn total(&self) -> Sectors {
         Sectors(self.free.iter().map(|extent| extent.len().0).sum())

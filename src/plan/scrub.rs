@@ -3,7 +3,7 @@
 use crate::model::{Extent, Member, Remap, Sector, Sectors};
 
 /// A range to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Part {
     /// The disk that serves it.
     pub member: Member,

@@ -4,6 +4,7 @@
 
 use super::actuator::{Cure, Hands, Stopping, Trial};
 use super::daemon::uptime;
+use super::recorder::Recorder;
 use crate::engine::{Effect, Engine, Event};
 use crate::memory::STACK;
 use crate::model::SetId;
@@ -53,6 +54,7 @@ enum Order {
     Event(Event),
     Serve { set: SetId, opened: Event, hands: Hands },
     Look(Box<dyn FnOnce(&Engine) + Send>),
+    Record(Recorder),
     Stop,
 }
 
@@ -69,7 +71,7 @@ impl Critical {
         let (orders, queue) = mpsc::channel();
         let (reports, receiver) = tokio::sync::mpsc::channel(REPORTS);
         let pulse = Arc::new(AtomicU64::new(0));
-        let owner = Owner { engine, hands: BTreeMap::new(), seen: BTreeMap::new(), reports, lost: 0 };
+        let owner = Owner { engine, hands: BTreeMap::new(), seen: BTreeMap::new(), reports, lost: 0, recorder: None };
         let beats = pulse.clone();
         let thread = thread("engine", move || owner.run(&queue, &beats))?;
         Ok((Critical { orders, pulse }, receiver, thread))
@@ -90,6 +92,11 @@ impl Critical {
         let (tell, told) = oneshot::channel();
         drop(self.orders.send(Order::Look(Box::new(move |engine| drop(tell.send(question(engine)))))));
         told
+    }
+
+    /// From now on all that the engine sees is recorded, until nobody reads it any more.
+    pub fn record(&self, recorder: Recorder) {
+        drop(self.orders.send(Order::Record(recorder)));
     }
 
     /// Cures that are under way are brought to their end, then the thread ends.
@@ -115,6 +122,7 @@ struct Owner {
     seen: BTreeMap<SetId, u64>,
     reports: tokio::sync::mpsc::Sender<Report>,
     lost: u64,
+    recorder: Option<Recorder>,
 }
 
 impl Owner {
@@ -130,6 +138,10 @@ impl Owner {
                     self.apply(opened);
                 }
                 Ok(Order::Look(question)) => question(&self.engine),
+                Ok(Order::Record(mut recorder)) => {
+                    recorder.begin(uptime(), &self.engine);
+                    self.recorder = Some(recorder);
+                }
                 Ok(Order::Stop) => end = Some(Instant::now() + STOP),
                 Err(RecvTimeoutError::Timeout) => {
                     tick = Instant::now() + TICK;
@@ -153,7 +165,10 @@ impl Owner {
         }
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            for effect in self.engine.apply(uptime(), event) {
+            let now = uptime();
+            self.record(|recorder| recorder.event(now, &event));
+            for effect in self.engine.apply(now, event) {
+                self.record(|recorder| recorder.effect(&effect));
                 events.extend(self.give_out(effect));
             }
         }
@@ -167,6 +182,13 @@ impl Owner {
         while let Some((&set, &next)) = self.seen.iter().find(|(set, _)| settled(&self.engine, set)) {
             self.seen.remove(&set);
             self.report(Report::Seen { set, next });
+        }
+    }
+
+    fn record(&mut self, tell: impl FnOnce(&mut Recorder)) {
+        if let Some(recorder) = &mut self.recorder {
+            tell(recorder);
+            self.recorder.take_if(|recorder| recorder.is_over());
         }
     }
 

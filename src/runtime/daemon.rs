@@ -3,6 +3,7 @@
 use super::actuator::{Stopping, Trial};
 use super::assemble::{Candidate, Opened};
 use super::critical::{Critical, Report};
+use super::recorder::Recording;
 use super::scrub::Scrub;
 use super::seen::Seen;
 use super::storekeeper::Storekeeper;
@@ -174,6 +175,8 @@ pub(super) struct Daemon {
     pub(super) ask_again: BTreeMap<(SetId, u16), Millis>,
     pub(super) smart: inputs::Smart,
     pub(super) scrubs: BTreeMap<SetId, Scrub>,
+    /// What the engine sees, for somebody who reads it.
+    pub(super) recording: Option<Recording>,
 }
 
 /// Why a set is not open whose spares are all gone.
@@ -246,6 +249,7 @@ pub async fn run(settings: Settings, early: bool) -> anyhow::Result<()> {
         ask_again: BTreeMap::new(),
         smart: inputs::Smart::default(),
         scrubs: BTreeMap::new(),
+        recording: None,
         settings,
     };
     daemon.look();
@@ -345,6 +349,7 @@ impl Daemon {
         }
         self.ask_store_again();
         self.prune_if_due();
+        self.recording.take_if(|recording| recording.is_abandoned(now));
         self.tell_of_unwritten();
         if now >= self.retry_due && !self.looking {
             self.retry_due = Millis(now.0 + RETRY_MS);

@@ -17,6 +17,7 @@ mod lock;
 mod log;
 mod partitions;
 mod rebuild;
+mod recorder;
 mod requests;
 mod retention;
 mod scrub;

@@ -33,6 +33,10 @@ pub(super) fn say(lines: impl IntoIterator<Item = String>) -> Result<Value, Reas
 
 impl Daemon {
     pub(super) fn answer(&mut self, request: Request, tell: Tell) {
+        // It needs no store.
+        if let Request::Record { order } = request {
+            return drop(tell.send(self.record_trace(order).and_then(json)));
+        }
         if let Some(trouble) = self.store.trouble() {
             let reason = Reason::new(
                 format!("the store is not open: {trouble}"),
@@ -77,6 +81,7 @@ impl Daemon {
             Request::Forget { name, sure } => self.forget(name, sure, tell),
             Request::Scrub { name, order } => drop(tell.send(self.scrub(&name, order).and_then(json))),
             Request::Reload => drop(tell.send(self.reload().and_then(|()| self.say_policies()))),
+            Request::Record { order } => drop(tell.send(self.record_trace(order).and_then(json))),
             Request::Remap { name, extent } => self.remap(name, extent, tell),
             Request::Unremap { name, extent } => self.unremap(name, extent, tell),
         }

@@ -1,0 +1,48 @@
+use super::*;
+use crate::policy::Policy;
+use proptest::prelude::*;
+
+/// A committed trace.
+fn fixture(name: &str) -> Vec<u8> {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/traces");
+    std::fs::read(dir.join(name)).unwrap()
+}
+
+fn whatever(bytes: &[u8]) {
+    if let Ok(trace) = read(bytes) {
+        simulate(&trace, &Policy::test_balanced());
+    }
+}
+
+proptest! {
+    #[test]
+    fn junk_is_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(read(&bytes[..]).is_err());
+    }
+
+    #[test]
+    fn a_damaged_trace_stops_nothing(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+        let mut bytes = fixture("medium-write.jsonl");
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        whatever(&bytes);
+    }
+
+    #[test]
+    fn other_numbers_stop_nothing(which in any::<prop::sample::Index>(), number in prop::sample::select(vec!["0", "1", "4294967296", "18446744073709551615", "-1"])) {
+        let text = String::from_utf8(fixture("five-runs.jsonl")).unwrap();
+        let digits: Vec<usize> = text.match_indices(|c: char| c.is_ascii_digit()).map(|(at, _)| at).collect();
+        let at = digits[which.index(digits.len())];
+        let start = text[..at].rfind(|c: char| !c.is_ascii_digit()).map_or(0, |before| before + 1);
+        let end = at + text[at..].find(|c: char| !c.is_ascii_digit()).unwrap();
+        whatever(format!("{}{number}{}", &text[..start], &text[end..]).as_bytes());
+    }
+}
+
+#[test]
+fn no_secret_is_written() {
+    let text = String::from_utf8(fixture("medium-write.jsonl")).unwrap();
+    assert!(text.contains(r#""secret":[0,0,0"#) && !text.contains("[7,7"));
+}
