@@ -12,6 +12,7 @@ pub mod reconcile;
 pub mod salvage;
 pub mod spare_examine;
 pub mod spare_header;
+pub mod spare_join;
 mod spare_load;
 pub mod spare_rebuild;
 pub mod spare_table;

@@ -73,11 +73,8 @@ pub enum NoHeader {
         found: u32,
     },
     /// Making it a spare was begun and not finished; it holds nothing.
-    #[error("making it a spare of “{name}” was not finished, and it holds nothing: repeat create with --overwrite-spare")]
-    Unfinished {
-        /// Name of the set.
-        name: String,
-    },
+    #[error("making it a spare of “{}” was not finished, and it holds nothing: repeat create with --overwrite-spare", .0.set.name)]
+    Unfinished(Box<Header>),
     /// The two copies belong to different sets or spares.
     #[error("its two headers contradict each other: set {a} at the start, set {b} at the end")]
     Contradiction {
@@ -96,7 +93,12 @@ pub enum NoHeader {
 /// Until the last step a crash leaves a device that says it is unfinished, or not ours: old headers go first, the table comes
 /// next, then a header of generation 0 at the end, and only then the one that counts.
 pub fn format_spare(io: &dyn BlockIo, set: &SetDescription, spare: u16) -> Result<(), FormatError> {
-    let counts = header::encode(set, spare, 1)?;
+    prepare_spare(io, set, spare)?;
+    finish_spare(io, set, spare, 1)
+}
+
+/// The first part of [`format_spare`]: an empty table, and a header that says that the device is unfinished.
+pub fn prepare_spare(io: &dyn BlockIo, set: &SetDescription, spare: u16) -> Result<(), FormatError> {
     let unfinished = header::encode(set, spare, 0)?;
     let geometry = set.geometry[usize::from(spare)];
     let expected = set.spares[usize::from(spare)].sectors.0;
@@ -106,10 +108,14 @@ pub fn format_spare(io: &dyn BlockIo, set: &SetDescription, spare: u16) -> Resul
     wipe_headers(io)?;
     write_empty_table(io, set, spare, &geometry)?;
     io.flush()?;
-    io.write_durable(geometry.header_b, &unfinished)?;
+    Ok(io.write_durable(geometry.header_b, &unfinished)?)
+}
+
+/// The last part of [`format_spare`]: the headers that count. The start comes first: until it is whole the end says what there is.
+pub fn finish_spare(io: &dyn BlockIo, set: &SetDescription, spare: u16, generation: u64) -> Result<(), FormatError> {
+    let counts = header::encode(set, spare, generation)?;
     io.write_durable(Sector(0), &counts)?;
-    io.write_durable(geometry.header_b, &counts)?;
-    Ok(())
+    Ok(io.write_durable(set.geometry[usize::from(spare)].header_b, &counts)?)
 }
 
 fn write_empty_table(io: &dyn BlockIo, set: &SetDescription, spare: u16, geometry: &Geometry) -> Result<(), FormatError> {
@@ -205,7 +211,7 @@ fn choose(a: Header, b: Header) -> Result<FoundHeader, NoHeader> {
 
 fn finished(found: FoundHeader) -> Result<FoundHeader, NoHeader> {
     if found.header.generation == 0 {
-        return Err(NoHeader::Unfinished { name: found.header.set.name.to_string() });
+        return Err(NoHeader::Unfinished(Box::new(found.header)));
     }
     Ok(found)
 }

@@ -351,7 +351,7 @@ fn making_a_spare_is_all_or_nothing() {
                     let table = open(&disk);
                     assert_eq!((live(&table), table.single(), table.check()), (vec![], 0, Ok(())));
                 }
-                Err(NoHeader::NotOurs | NoHeader::Unfinished { .. } | NoHeader::Damaged { .. }) => assert!(step + 1 < count),
+                Err(NoHeader::NotOurs | NoHeader::Unfinished(_) | NoHeader::Damaged { .. }) => assert!(step + 1 < count),
                 Err(other) => panic!("{other:?}"),
             }
         }
