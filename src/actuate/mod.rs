@@ -20,7 +20,7 @@ pub mod steps;
 pub mod target;
 pub mod target_text;
 #[cfg(test)]
-mod test_disk;
+pub(crate) mod test_disk;
 pub mod verify;
 
 pub use block::{Access, DirectDevice};

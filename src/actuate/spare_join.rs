@@ -86,15 +86,15 @@ pub struct Settled {
 /// The newest header says who the members are. A header of generation 0 belongs to one only if it lists the same.
 pub fn settle(found: &[Header]) -> Option<Settled> {
     let newest = found.iter().filter(|header| header.generation > 0).max_by_key(|header| header.generation)?;
-    let behind = found.iter().filter(|header| is_member(header, newest) && header.generation < newest.generation);
+    let behind = found.iter().filter(|header| is_member(header, &newest.set) && header.generation < newest.generation);
     let mut behind: Vec<u16> = behind.map(|header| header.spare).collect();
     behind.sort_unstable();
     Some(Settled { set: newest.set.clone(), generation: newest.generation, behind })
 }
 
-/// Whether the spare of this header is one of those that the newest one lists.
-pub fn is_member(header: &Header, newest: &Header) -> bool {
-    header.set.id == newest.set.id && (header.generation > 0 || header.set == newest.set)
+/// Whether the spare of this header is one of those that the newest header lists: `set` is what that one says.
+pub fn is_member(header: &Header, set: &SetDescription) -> bool {
+    header.set.id == set.id && (header.generation > 0 || header.set == *set)
 }
 
 /// A header was not rewritten.

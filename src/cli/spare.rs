@@ -1,5 +1,6 @@
-//! `remap-guardian spare`: what is on a spare.
+//! `remap-guardian spare`: what is on a spare, and more of them.
 
+mod add;
 mod inspect;
 mod repair;
 
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
+  remap-guardian spare add data --spare /dev/sdd1
   remap-guardian spare inspect /dev/sdc1
   remap-guardian spare repair /dev/sdc1")]
 pub struct Args {
@@ -21,6 +23,8 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Make another disk a spare of a set that is closed
+    Add(add::Args),
     /// Show what is on a spare, and what of it is damaged
     Inspect(inspect::Args),
     /// Bring the two headers and the two copies of the table to the same state again
@@ -30,6 +34,7 @@ enum Verb {
 /// Runs the verb.
 pub fn main(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     match &args.verb {
+        Verb::Add(args) => add::main(args, &Settings::load(Path::new("/"))?, json),
         Verb::Inspect(args) => inspect::main(args, json),
         Verb::Repair(args) => repair::main(args, &Settings::load(Path::new("/"))?, json),
     }

@@ -64,6 +64,16 @@ pub enum Request {
         /// Take a spare that holds something.
         overwrite_spare: bool,
     },
+    /// Make another disk a spare of a set that is closed.
+    #[serde(rename = "io.remap_guardian.AddSpare")]
+    AddSpare {
+        /// The set, by name or id.
+        name: SetName,
+        /// The new spare.
+        spare: PathBuf,
+        /// Take it although it holds something.
+        overwrite_spare: bool,
+    },
     /// Look for sets on the disks now and open those that are complete.
     #[serde(rename = "io.remap_guardian.Restore")]
     Restore {

@@ -68,6 +68,15 @@ pub enum What {
         /// Sectors that can serve main.
         capacity: Sectors,
     },
+    /// Another disk became a spare of the set.
+    SpareAdded {
+        /// The disk, in words.
+        disk: String,
+        /// Which spare it is, from 0.
+        spare: u16,
+        /// Sectors of it that can serve main.
+        capacity: Sectors,
+    },
     /// The device was assembled from its disks and opened.
     Restored {
         /// Remaps loaded.

@@ -9,6 +9,9 @@ impl What {
             What::Created { main, spares, capacity } => {
                 format!("created: {main} protected by {} of spare space on {}", capacity.human(), spares.join(", "))
             }
+            What::SpareAdded { disk, spare, capacity } => {
+                format!("{disk} became spare {spare}: {} more of spare space", capacity.human())
+            }
             What::Restored { remaps } => format!("opened with {remaps} remaps"),
             What::Adopted { remaps, mended } if mended.is_empty() => {
                 format!("the daemon took over the open device, {remaps} remaps")

@@ -50,6 +50,7 @@ impl What {
             | What::Unremapped { .. }
             | What::StaysRemapped { .. }
             | What::Pruned { .. }
+            | What::SpareAdded { .. }
             | What::Scrubbed(_) => Urgency::Notice,
         }
     }

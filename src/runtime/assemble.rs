@@ -11,10 +11,10 @@ use crate::actuate::reconcile::Truth;
 use crate::actuate::steps::{Actuator, OpenSpare};
 use crate::actuate::target::DmTarget;
 use crate::actuate::target_text::{Bounds, dm_uuid};
-use crate::actuate::{Access, Care, DirectDevice, NoHeader, activate, degraded, read_header, reconcile};
+use crate::actuate::{Access, BadCopy, Care, DirectDevice, NoHeader, activate, degraded, read_header, reconcile, spare_join};
 use crate::config::Settings;
-use crate::edge::{FoundDevice, Target};
-use crate::format::header::MAX_SPARES;
+use crate::edge::{BlockIo, FoundDevice, Target};
+use crate::format::header::{Header, MAX_SPARES};
 use crate::model::{Remap, Sectors, SetDescription, SetId, TargetError, TargetErrorKind};
 use crate::sources::in_use;
 use std::collections::BTreeMap;
@@ -57,38 +57,62 @@ pub fn words(identity: &crate::model::Identity) -> String {
 
 /// Finds sets among the devices of this machine.
 pub fn discover(devices: &[FoundDevice]) -> BTreeMap<SetId, Candidate> {
-    let mut found: BTreeMap<SetId, (u64, Candidate)> = BTreeMap::new();
+    let mut found: BTreeMap<SetId, Vec<(&FoundDevice, Header)>> = BTreeMap::new();
     for device in devices {
         let Ok(io) = DirectDevice::open(&device.node, Access::READ) else { continue };
         let header = match read_header(&io) {
             Ok(found) => found.header,
             Err(NoHeader::NotOurs) => continue,
+            Err(NoHeader::Unfinished(header)) => *header,
             Err(error) => {
                 tracing::warn!(device = %device.node.display(), %error, "a spare that cannot be used");
                 continue;
             }
         };
-        let (desc, index, generation) = (header.set, header.spare, header.generation);
-        let entry = found.entry(desc.id).or_insert_with(|| {
-            let main = find_main(&desc, devices);
-            (generation, Candidate { desc: desc.clone(), spares: BTreeMap::new(), main, conflict: None })
-        });
-        if generation > entry.0 {
-            entry.0 = generation;
-            entry.1.main = find_main(&desc, devices);
-            entry.1.desc = desc.clone();
+        found.entry(header.set.id).or_default().push((device, header));
+    }
+    found.into_iter().filter_map(|(id, headers)| Some((id, candidate(headers, devices)?))).collect()
+}
+
+/// What the headers of one set come to; `None` if none of them counts.
+///
+/// A spare whose adding was cut short after the commit point is a member, although its own header does not count yet.
+fn candidate(headers: Vec<(&FoundDevice, Header)>, devices: &[FoundDevice]) -> Option<Candidate> {
+    let all: Vec<Header> = headers.iter().map(|(_, header)| header.clone()).collect();
+    let (desc, generation) = match spare_join::settle(&all) {
+        Some(settled) => (settled.set, settled.generation),
+        None => {
+            for (device, header) in headers {
+                let error = NoHeader::Unfinished(Box::new(header));
+                tracing::warn!(device = %device.node.display(), %error, "a spare that cannot be used");
+            }
+            return None;
         }
-        let expected = desc.spares.get(index as usize);
+    };
+    let mut candidate = Candidate { main: find_main(&desc, devices), desc, spares: BTreeMap::new(), conflict: None };
+    for (device, header) in headers {
+        if !spare_join::is_member(&header, &candidate.desc) {
+            let error = NoHeader::Unfinished(Box::new(header));
+            tracing::warn!(device = %device.node.display(), %error, "a spare that cannot be used");
+            continue;
+        }
+        let index = header.spare;
+        if header.generation == generation && header.set != candidate.desc {
+            candidate.conflict =
+                Some(format!("{} says otherwise than other spares who is in this set: detach the copy", device.node.display()));
+            continue;
+        }
+        let expected = candidate.desc.spares.get(usize::from(index));
         let matches = expected.ok_or("its header is inconsistent".to_string()).and_then(|ours| ours.matches(&device.identity));
         if let Err(reason) = matches {
-            entry.1.conflict =
+            candidate.conflict =
                 Some(format!("{} carries spare {index} of this set but is another disk: {reason}", device.node.display()));
-        } else if let Some(other) = entry.1.spares.insert(index, device.clone()) {
+        } else if let Some(other) = candidate.spares.insert(index, device.clone()) {
             let (one, two) = (other.node.display(), device.node.display());
-            entry.1.conflict = Some(format!("{one} and {two} both claim to be spare {index}: detach the copy"));
+            candidate.conflict = Some(format!("{one} and {two} both claim to be spare {index}: detach the copy"));
         }
     }
-    found.into_iter().map(|(id, (_, candidate))| (id, candidate)).collect()
+    Some(candidate)
 }
 
 /// Finds sets and shields their main devices: before anything is opened, and also of what cannot be.
@@ -182,16 +206,13 @@ pub fn open(candidate: &Candidate, settings: &Settings, seen: &Seen, writes: Wri
     let nodes = spares.iter().zip(0..).map(|(spare, index)| {
         let io = open_member(spare)?;
         let name = spare.node.display().to_string();
-        // The set may have been given up since its header was read.
-        match read_header(&io) {
-            Ok(found) if (found.header.set.id, found.header.spare) == (desc.id, index) => {
-                let io = ImpatientDevice::new(io, open_member(spare)?).map_err(|error| error.to_string())?;
-                Ok((name, Box::new(Announced::new(io, &listener, index as u8)) as _))
-            }
-            _ => Err(format!("{name} is not spare {index} of this set any more")),
-        }
+        let io = ImpatientDevice::new(io, open_member(spare)?).map_err(|error| error.to_string())?;
+        Ok((name, Box::new(Announced::new(io, &listener, index as u8)) as _))
     });
-    let (mut open_spares, remaps) = reconcile::open_tables(&desc, nodes.collect::<Result<_, String>>()?)?;
+    let nodes: Vec<(String, Box<dyn BlockIo>)> = nodes.collect::<Result<_, String>>()?;
+    let named: Vec<(&str, &dyn BlockIo)> = nodes.iter().map(|(name, io)| (name.as_str(), io.as_ref())).collect();
+    check_headers(&desc, &named, writes)?;
+    let (mut open_spares, remaps) = reconcile::open_tables(&desc, nodes)?;
     let fresh = make_device(&desc, &main, &spares, settings)?;
     let owned = owned.filter(|_| !fresh);
     let taken = take_device(&desc, &mut open_spares, &remaps, fresh, owned, seen, writes);
@@ -206,6 +227,36 @@ pub fn open(candidate: &Candidate, settings: &Settings, seen: &Seen, writes: Wri
     let prober = Prober::new(&desc, Box::new(target.share().map_err(|fault| fault.to_string())?), prober_main, own);
     let actuator = Actuator::new(&desc, Box::new(target), Box::new(main_io), open_spares, care);
     Ok(Opened { desc, main, spares, remaps, actuator, prober, watcher, from, adopted })
+}
+
+/// The headers of the spares still come to this set: it may have been given up, or have got another spare, since it was looked at. Where
+/// that other spare's adding was cut short, the headers are brought up to the newest one, if that may be done now.
+fn check_headers(desc: &SetDescription, spares: &[(&str, &dyn BlockIo)], writes: Writes) -> Result<(), String> {
+    let mut headers = Vec::new();
+    let mut torn = false;
+    for ((name, io), index) in spares.iter().zip(0..) {
+        let header = match read_header(*io) {
+            Ok(found) => {
+                torn |= [&found.bad_a, &found.bad_b].into_iter().any(|bad| matches!(bad, Some(BadCopy::Older(_))));
+                found.header
+            }
+            Err(NoHeader::Unfinished(header)) => *header,
+            Err(error) => return Err(format!("{name} is not spare {index} of this set any more: {error}")),
+        };
+        if header.spare != index || !spare_join::is_member(&header, desc) {
+            return Err(format!("{name} is not spare {index} of this set any more"));
+        }
+        headers.push(header);
+    }
+    let settled = spare_join::settle(&headers).filter(|settled| settled.set == *desc);
+    let settled = settled.ok_or("its spares say something else since they were looked at; repeat: remap-guardian restore")?;
+    if writes == Writes::No || (settled.behind.is_empty() && !torn) {
+        return Ok(());
+    }
+    let ios: Vec<&dyn BlockIo> = spares.iter().map(|(_, io)| *io).collect();
+    tracing::info!(set = %desc.name, behind = ?settled.behind, "the headers of an adding that was cut short are brought up");
+    spare_join::complete(&ios, &settled)
+        .map_err(|error| format!("adding a spare was cut short, and could not be completed: {error}"))
 }
 
 /// Opens the node of a member, if the device that was looked at is still behind it.
@@ -285,3 +336,7 @@ fn take_device(
 pub fn capacity(desc: &SetDescription) -> Vec<Sectors> {
     desc.geometry.iter().map(|geometry| geometry.data.len()).collect()
 }
+
+#[cfg(test)]
+#[path = "assemble_tests.rs"]
+mod tests;

@@ -124,7 +124,7 @@ pub fn take_back(spares: &[&Path]) {
 }
 
 /// The device at a path, called by that path from here on, as the user calls it.
-fn find(path: &Path, devices: &[FoundDevice]) -> Result<FoundDevice, Reason> {
+pub(super) fn find(path: &Path, devices: &[FoundDevice]) -> Result<FoundDevice, Reason> {
     let at = |error: std::io::Error| {
         let what = match error.kind() {
             std::io::ErrorKind::NotFound => format!("{} does not exist", path.display()),
@@ -146,7 +146,7 @@ fn find(path: &Path, devices: &[FoundDevice]) -> Result<FoundDevice, Reason> {
     })
 }
 
-fn distinct(one: &FoundDevice, two: &FoundDevice, what: &str) -> Result<(), Reason> {
+pub(super) fn distinct(one: &FoundDevice, two: &FoundDevice, what: &str) -> Result<(), Reason> {
     if one.devno == two.devno {
         let message = format!("{what} are the same device: {} and {}", one.node.display(), two.node.display());
         return Err(Reason::new(message, "use a spare on another disk"));
@@ -221,7 +221,12 @@ fn unused_name(name: &SetName, known: &[SetDescription]) -> Result<(), Reason> {
 
 /// The device belongs to no set that the disks of this machine or the registry speak of, open or not; neither does its whole
 /// disk, one of its partitions, or what it is made of.
-fn stranger(device: &FoundDevice, known: &[SetDescription], found: &[FoundDevice], sysfs: &Path) -> Result<(), Reason> {
+pub(super) fn stranger(
+    device: &FoundDevice,
+    known: &[SetDescription],
+    found: &[FoundDevice],
+    sysfs: &Path,
+) -> Result<(), Reason> {
     let shares = |member: &Identity| {
         let there = found.iter().filter(|other| member.matches(&other.identity).is_ok());
         let stacked = |other: &FoundDevice| {
@@ -253,7 +258,7 @@ fn same_place(one: &Identity, two: &Identity) -> bool {
     same_drive && (one.partition == two.partition || one.partition.is_empty() || two.partition.is_empty())
 }
 
-fn recognisable(device: &FoundDevice) -> Result<(), Reason> {
+pub(super) fn recognisable(device: &FoundDevice) -> Result<(), Reason> {
     device.identity.matches(&device.identity).map_err(|reason| {
         Reason::new(
             format!("{}: {reason}", device.node.display()),
@@ -262,7 +267,7 @@ fn recognisable(device: &FoundDevice) -> Result<(), Reason> {
     })
 }
 
-fn blank(spare: &FoundDevice, overwrite: bool) -> Result<(), Reason> {
+pub(super) fn blank(spare: &FoundDevice, overwrite: bool) -> Result<(), Reason> {
     let signature = signature::signature(&spare.node).map_err(|error| Reason::from(error.to_string()))?;
     if !overwrite && signature::holds_spare(&spare.node).is_ok_and(|holds| holds) {
         return Err(Reason::new(

@@ -24,6 +24,7 @@ mod scrub;
 mod scrub_record;
 mod seen;
 pub mod shield;
+mod spare_add;
 mod storekeeper;
 mod unwritten;
 mod upkeep;

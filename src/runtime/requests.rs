@@ -53,7 +53,11 @@ impl Daemon {
         if !self.looked
             && matches!(
                 request,
-                Request::Create { .. } | Request::Rebuild { .. } | Request::Degrade { .. } | Request::Forget { .. }
+                Request::Create { .. }
+                    | Request::AddSpare { .. }
+                    | Request::Rebuild { .. }
+                    | Request::Degrade { .. }
+                    | Request::Forget { .. }
             )
         {
             // Only then is it known what the disks hold.
@@ -75,6 +79,7 @@ impl Daemon {
             Request::Create { name, main, spares, overwrite_spare } => {
                 self.create(Wish { name, main, spares, overwrite_spare }, tell);
             }
+            Request::AddSpare { name, spare, overwrite_spare } => self.add_spare(name, spare, overwrite_spare, tell),
             Request::Restore { name } => self.restore(name, tell),
             Request::Degrade { name, read_write } => self.degrade(name, read_write, tell),
             Request::Rebuild { name, sure } => self.rebuild_spares(name, sure, tell),
