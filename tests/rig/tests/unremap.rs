@@ -31,6 +31,7 @@ fn what_main_takes_again_goes_back() -> Result<()> {
     trial.stays_where_main_is_bad()?;
     trial.stays_where_sectors_are_lost()?;
     trial.goes_back_under_load()?;
+    trial.is_recorded()?;
     trial.all_of_it()?;
     trial.outlives_a_reboot()
 }
@@ -147,6 +148,25 @@ impl Trial {
         println!("{load}");
         ensure!(load.ends_with("numbers"), "the load saw: {load}");
         self.fill(HEALED, 'd')
+    }
+
+    /// A cure and its way back are recorded; another policy would have done nothing.
+    fn is_recorded(&mut self) -> Result<()> {
+        let sector = 80_000;
+        self.vm.sim("un-main").inject(Fault::unwritable(sector..sector + 8));
+        self.vm.ok("systemd-run --quiet --unit=record remap-guardian record --output /root/trace.jsonl; for i in {1..50}; do [ -s /root/trace.jsonl ] && exit; sleep 0.1; done; exit 1")?;
+        self.fill(sector, 'r')?;
+        self.vm.sim("un-main").repair(sector..sector + 8);
+        self.vm.ok(&format!("remap-guardian unremap data {sector}"))?;
+        self.told("unremapped", sector)?;
+        self.vm.ok("sleep 1; systemctl kill -s INT record; for i in {1..50}; do systemctl is-active -q record || exit 0; sleep 0.1; done; exit 1")?;
+        let balanced = self.vm.ok("remap-guardian simulate --policy balanced --trace /root/trace.jsonl")?;
+        let observe: Value =
+            serde_json::from_str(&self.vm.ok("remap-guardian simulate --policy observe --trace /root/trace.jsonl --json")?)?;
+        println!("{balanced}\n{observe}");
+        ensure!(balanced.contains("spare spent: 1 blocks then, 1 under “balanced”"), "{balanced}");
+        ensure!(observe["spent"] == serde_json::json!({"then": 1, "now": 0}), "{observe}");
+        self.vm.ok("! grep -i secret /root/trace.jsonl").map(drop)
     }
 
     fn all_of_it(&mut self) -> Result<()> {
