@@ -357,7 +357,7 @@ echo "$without"
             ensure!(stays != goes, "{step}: {}: {status}", if goes { "it is still on the spare" } else { "its record is gone" });
             if goes {
                 let told = format!(
-                    "remap-guardian history data --json | jq -ce 'select(.kind == \"unremapped\" and .remap.main.start == {sector})'"
+                    "remap-guardian history data --json | jq -c 'select(.kind == \"unremapped\" and .remap.main.start == {sector})' | grep ."
                 );
                 self.vm.ok(&told)?;
             }
