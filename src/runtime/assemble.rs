@@ -90,6 +90,7 @@ fn candidate(headers: Vec<(&FoundDevice, Header)>, devices: &[FoundDevice]) -> O
         }
     };
     let mut candidate = Candidate { main: find_main(&desc, devices), desc, spares: BTreeMap::new(), conflict: None };
+    let mut conflicts = Vec::new();
     for (device, header) in headers {
         if !spare_join::is_member(&header, &candidate.desc) {
             let error = NoHeader::Unfinished(Box::new(header));
@@ -98,20 +99,21 @@ fn candidate(headers: Vec<(&FoundDevice, Header)>, devices: &[FoundDevice]) -> O
         }
         let index = header.spare;
         if header.generation == generation && header.set != candidate.desc {
-            candidate.conflict =
-                Some(format!("{} says otherwise than other spares who is in this set: detach the copy", device.node.display()));
+            let node = device.node.display();
+            conflicts.push(format!("{node} says otherwise than other spares who is in this set: detach the copy"));
             continue;
         }
         let expected = candidate.desc.spares.get(usize::from(index));
         let matches = expected.ok_or("its header is inconsistent".to_string()).and_then(|ours| ours.matches(&device.identity));
         if let Err(reason) = matches {
-            candidate.conflict =
-                Some(format!("{} carries spare {index} of this set but is another disk: {reason}", device.node.display()));
+            let node = device.node.display();
+            conflicts.push(format!("{node} carries spare {index} of this set but is another disk: {reason}"));
         } else if let Some(other) = candidate.spares.insert(index, device.clone()) {
             let (one, two) = (other.node.display(), device.node.display());
-            candidate.conflict = Some(format!("{one} and {two} both claim to be spare {index}: detach the copy"));
+            conflicts.push(format!("{one} and {two} both claim to be spare {index}: detach the copy"));
         }
     }
+    candidate.conflict = conflicts.into_iter().next();
     Some(candidate)
 }
 
