@@ -77,7 +77,7 @@ impl Trial {
         let one = self.vm.path("j-one");
         for (disk, part) in [
             (&large, "logical blocks of 4096 bytes"),
-            (&one, "member"),
+            (&one, "belongs to the set"),
             (&main, "main"),
             (&"/dev/nothing".into(), "/dev/nothing"),
         ] {
