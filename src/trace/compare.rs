@@ -115,8 +115,9 @@ impl Comparison {
         Some(match &entry.what {
             What::Remapped { remap, lost, decision, class, .. } | What::Relocated { remap, lost, decision, class, .. } => {
                 let told = told(decision, blocks(&remap.main), lost.len() as u64, &decision.reason);
-                let from = matches!(entry.what, What::Relocated { .. }).then_some(Member::Spare(remap.spare));
-                (Some(remap.main), self.fault(entry.set, &remap.main, &decision.rule, from, Some(*class)), told)
+                let moved = matches!(entry.what, What::Relocated { .. });
+                let from = if moved { Member::Spare(remap.spare) } else { Member::Main };
+                (Some(remap.main), self.fault(entry.set, &remap.main, &decision.rule, Some(from), Some(*class)), told)
             }
             What::NotRemapped { extent, decision, reason, .. } => {
                 let told = told(decision, 0, 0, reason);
