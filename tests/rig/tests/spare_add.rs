@@ -38,6 +38,11 @@ fn another_spare_joins_and_serves() -> Result<()> {
 impl Trial {
     fn made(&mut self) -> Result<()> {
         self.vm.install()?;
+        // What is moved by hand counts as spent, too.
+        self.vm.ok(
+            "mkdir -p /etc/remap-guardian/policies/balanced.d &&
+            printf '[spending]\\nblocks_per_hour = 100000\\nblocks_per_day = 100000\\n' >/etc/remap-guardian/policies/balanced.d/spending.toml",
+        )?;
         let (main, one) = (self.vm.path("j-main"), self.vm.path("j-one"));
         self.vm.ok(&format!(
             "head -c 64M /dev/urandom >/root/wanted && dd if=/root/wanted of={main} bs=1M oflag=direct status=none &&
