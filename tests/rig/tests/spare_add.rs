@@ -136,12 +136,16 @@ impl Trial {
         ensure!(before == after, "{before:?} before, {after:?} after");
         self.whole()?;
         // Without the new one the set stays closed: what it serves would be read from main.
-        self.vm.ok("dmsetup remove data")?;
+        self.vm.ok("sync")?;
         self.vm.attach("j-two", false);
-        let without = self.vm.run("remap-guardian restore data")?;
-        ensure!(format!("{without}").contains("spare 1"), "{without}");
+        self.vm.power_cut(1)?;
+        self.vm.ok(
+            "for i in {1..100}; do remap-guardian status data | grep 'spare 1 .* is missing' && exit; sleep 0.2; done; exit 1",
+        )?;
+        self.vm.ok("! [ -b /dev/mapper/data ]")?;
         self.vm.attach("j-two", true);
-        self.vm.ok("for i in {1..100}; do remap-guardian restore data >/dev/null 2>&1; [ -b /dev/mapper/data ] && exit; sleep 0.5; done; exit 1")?;
+        self.vm.power_cut(2)?;
+        self.vm.ok("for i in {1..100}; do remap-guardian status data --json | jq -e '.sets[0].state == \"open\"' && exit; sleep 0.2; done; exit 1")?;
         self.whole()
     }
 }
