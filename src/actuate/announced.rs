@@ -5,10 +5,31 @@
 
 use crate::edge::{BlockIo, IoError, Target, TargetFault};
 use crate::model::{Sector, Sectors};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 /// A lost message would keep flushes of applications waiting, so it is sent again, so often.
 const TRIES: usize = 3;
+
+/// Held by each flush from its announcement to the word of how it ended.
+static UNDER_WAY: RwLock<()> = RwLock::new(());
+
+/// Waits until no announced flush is under way, and lets none begin any more: to be called before the process ends. What it
+/// leaves behind under way the next owner cannot know the end of, so an application would be told that it failed. False if the
+/// time was not enough.
+pub fn quiesce(bound: Duration) -> bool {
+    let until = Instant::now() + bound;
+    loop {
+        if let Ok(still) = UNDER_WAY.try_write() {
+            std::mem::forget(still);
+            return true;
+        }
+        if Instant::now() >= until {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
 
 /// Who is told: the target of a set, once there is one. Before that nobody writes to the spare but us.
 #[derive(Clone, Default)]
@@ -35,6 +56,7 @@ impl<Io: BlockIo> Announced<Io> {
     }
 
     fn announced(&self, flush: impl FnOnce(&Io) -> Result<(), IoError>) -> Result<(), IoError> {
+        let _under_way = UNDER_WAY.read().unwrap_or_else(PoisonError::into_inner);
         let Some(target) = self.listener.0.get() else { return flush(&self.io) };
         let end = |failed| (0..TRIES).map(|_| target.flush_end(self.n, failed)).find(Result::is_ok).is_some();
         let untold =

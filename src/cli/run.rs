@@ -1,14 +1,19 @@
 //! `remap-guardian run`: the daemon.
 
+use crate::actuate::announced::quiesce;
 use crate::config::Settings;
 use crate::memory;
 use crate::runtime::{self, Log};
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 /// Stack of a thread of tokio. All of it is locked in memory.
 const STACK: usize = 512 << 10;
+
+/// How long the end waits for a flush of a spare that is under way.
+const LAST_FLUSH: Duration = Duration::from_secs(10);
 
 /// Options of `run`.
 #[derive(Debug, clap::Args)]
@@ -48,6 +53,9 @@ pub fn main(args: &Args, settings: Settings) -> anyhow::Result<ExitCode> {
     }
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_stack_size(STACK).enable_all().build()?;
     let ended = tokio.block_on(runtime::run(settings, args.early));
+    if !quiesce(LAST_FLUSH) {
+        tracing::warn!("a spare takes long for a flush; an application may be told that one of its own failed");
+    }
     lines.flush();
     ended.map(|()| ExitCode::SUCCESS)
 }

@@ -12,12 +12,16 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 /// Writers at once, each with places of its own.
 const WRITERS: usize = 3;
 
 /// Writes of each, if the power does not fail before.
 const WRITES: usize = 60;
+
+/// Longer than a failed flush fails others, s.
+const LATCHED_S: u32 = 15;
 
 /// What the writers share.
 pub struct Shared<'a> {
@@ -79,11 +83,24 @@ fn write(mut rng: Rng, places: &[&Place], device: &Path, shared: &Shared) -> Res
     Ok(Some(()))
 }
 
+/// How a flush of a daemon's that was killed had ended nobody knows, so for ten seconds others are told that it failed.
+fn latched(shared: &Shared, flush: impl Fn() -> Result<(), IoError>) -> Result<Option<()>> {
+    for _ in 0..LATCHED_S {
+        match shared.unless_cut(flush()) {
+            Err(_) => thread::sleep(Duration::from_secs(1)),
+            done => return done,
+        }
+    }
+    shared.unless_cut(flush())
+}
+
 fn write_one(device: &DirectDevice, at: u64, len: u64, durable: bool, shared: &Shared) -> Result<Option<()>> {
     let version = shared.oracle().begin(at, len, durable);
     let bytes = content::sectors(version, at, len);
-    let written = if durable { device.write_durable(Sector(at), &bytes) } else { device.write(Sector(at), &bytes) };
-    let done = shared.unless_cut(written)?;
+    let done = match durable {
+        true => latched(shared, || device.write_durable(Sector(at), &bytes))?,
+        false => shared.unless_cut(device.write(Sector(at), &bytes))?,
+    };
     if done.is_some() {
         shared.oracle().done(version);
     }
@@ -92,7 +109,7 @@ fn write_one(device: &DirectDevice, at: u64, len: u64, durable: bool, shared: &S
 
 fn flush(device: &DirectDevice, shared: &Shared) -> Result<Option<()>> {
     let number = shared.oracle().begin_flush();
-    let done = shared.unless_cut(device.flush())?;
+    let done = latched(shared, || device.flush())?;
     if done.is_some() {
         shared.oracle().flushed(number);
     }
