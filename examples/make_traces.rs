@@ -178,7 +178,8 @@ fn main() {
     world.save(&dir, "read-ahead");
 
     let mut world = World::new("balanced", &[81]);
-    let noted = |text: &str| Event::Noted { set: SET, member: Member::Main, sector: Some(Sector(81)), text: text.into() };
+    let noted =
+        |text: &str| Event::Noted { set: SET, member: Member::Main, sector: Some(Sector(81)), text: text.into(), failed: None };
     world.hear(noted("kernel: critical medium error, dev sdb, sector 81 op 0x1:(WRITE)"), true);
     let record = world.error(TargetErrorKind::Held, Op::Write, Medium, 80, 8);
     world.errors(vec![record.clone(), TargetError { seq: record.seq + 1, ..record.clone() }]);

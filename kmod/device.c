@@ -202,17 +202,22 @@ static bool fitting_members(const struct remap_target *a, const struct remap_tar
 	return true;
 }
 
-static bool fitting_shape(const struct remap_target *a, const struct remap_target *b)
+/*
+ * Whatever @old may map fits @new, too, on the spares that both have. A spare that
+ * joins may need less reserved than the others do.
+ */
+static bool fitting_shape(const struct remap_target *old, const struct remap_target *new)
 {
-	return a->ti->begin == b->ti->begin && a->ti->len == b->ti->len &&
-	       a->limits.head == b->limits.head &&
-	       a->limits.tail == b->limits.tail &&
-	       a->limits.align == b->limits.align && fitting_members(a, b);
+	return old->ti->begin == new->ti->begin && old->ti->len == new->ti->len &&
+	       old->limits.head >= new->limits.head &&
+	       old->limits.tail >= new->limits.tail &&
+	       old->limits.align == new->limits.align && fitting_members(old, new);
 }
 
 static bool same_shape(const struct remap_target *a, const struct remap_target *b)
 {
-	return a->limits.spares == b->limits.spares && fitting_shape(a, b);
+	return a->limits.spares == b->limits.spares && fitting_shape(a, b) &&
+	       fitting_shape(b, a);
 }
 
 /* Would this table orphan a remap, or change hands behind the owner's back? */
@@ -258,13 +263,17 @@ bool remap_device_contested(struct remap_target *rt)
 	return false;
 }
 
-/* Asked once more before a table goes live. */
+/*
+ * Asked once more before a table goes live. One that is live stays so, whatever is
+ * loaded beside it.
+ */
 int remap_device_compatible(struct remap_target *rt)
 {
-	int r;
+	int r = 0;
 
 	mutex_lock(&rt->rd->ctl);
-	r = may_join(rt->rd, rt);
+	if (READ_ONCE(rt->rd->live_ti) != rt->ti)
+		r = may_join(rt->rd, rt);
 	mutex_unlock(&rt->rd->ctl);
 	return r;
 }
@@ -339,7 +348,8 @@ void remap_device_leave(struct remap_target *rt)
 
 /*
  * Before a freeze what is held gets its error: the owner is frozen too, and a
- * task that waits for a held write would keep the system awake.
+ * task that waits for a held write would keep the system awake. So would a flush
+ * that waits for one of the owner's: those come to their end before.
  */
 static int pm_event(struct notifier_block *nb, unsigned long what, void *data)
 {
@@ -352,6 +362,9 @@ static int pm_event(struct notifier_block *nb, unsigned long what, void *data)
 		mutex_lock(&remap_devices_lock);
 		list_for_each_entry(rd, &remap_devices, list)
 			remap_decide(rd, 0, U64_MAX, V_RELEASED);
+		list_for_each_entry(rd, &remap_devices, list)
+			if (!remap_own_flushes_ended(rd))
+				pr_warn(REMAP_LOG "A flush of the daemon does not end\n");
 		mutex_unlock(&remap_devices_lock);
 		break;
 	case PM_POST_HIBERNATION:

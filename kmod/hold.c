@@ -206,7 +206,8 @@ void remap_kick(struct remap_device *rd)
 /*
  * presuspend. device-mapper takes bios back only while it suspends without
  * flushing; then all that waits goes back at once, and what has pieces in
- * flight follows when they are done. Otherwise it runs to its bound.
+ * flight, or fails only now, follows when they are done: remap_hold() hands it
+ * back. Otherwise it runs to its bound, and what fails now fails.
  */
 void remap_hold_suspend(struct remap_target *rt, bool noflush)
 {
@@ -215,7 +216,7 @@ void remap_hold_suspend(struct remap_target *rt, bool noflush)
 	LIST_HEAD(back);
 
 	spin_lock_irq(&rd->lock);
-	WRITE_ONCE(rd->no_new_holds, true);
+	WRITE_ONCE(rd->no_new_holds, !noflush);
 	if (noflush) {
 		list_splice_init(&rd->waiting, &back);
 		remap_decide_locked(rd, 0, U64_MAX, V_REQUEUE);
@@ -226,6 +227,8 @@ void remap_hold_suspend(struct remap_target *rt, bool noflush)
 		list_del_init(&io->waiting);
 		remap_io_complete(io, BLK_STS_DM_REQUEUE);
 	}
+	if (noflush)
+		remap_flush_requeue(rd);
 }
 
 /* rd->lock held. Does anything of this instance wait? Then it fails now. */

@@ -182,17 +182,19 @@ static int ack_flush(struct message *m)
 	return 0;
 }
 
-/* The owner flushes a spare itself: begin, and how it ended. */
+/* The owner flushes a member itself: begin, and how it ended. */
 static int flush(struct message *m)
 {
 	const char *word = m->argv[1];
 	u64 n;
 	int r = remap_parse_range(m->argv[2], 0, 63, &n);
 
+	if (!r && n % 16 > REMAP_MAX_SPARES)
+		r = -ERANGE;
 	if (r)
 		return r;
 	if (!strcmp(word, "begin"))
-		remap_own_flush_begin(m->rt->rd, n);
+		r = remap_own_flush_begin(m->rt->rd, n);
 	else if (!strcmp(word, "done") || !strcmp(word, "failed"))
 		remap_own_flush_end(m->rt->rd, n, *word == 'f');
 	else

@@ -48,6 +48,7 @@
 #define REMAP_HOLD_MS		10000
 #define REMAP_LATCH_MS		10000
 #define REMAP_OWN_FLUSH_MS	30000
+#define REMAP_FREEZE_MS		10000
 #define REMAP_HELD_PIECES	1024
 #define REMAP_HELD_BYTES	(16 << 20)
 #define REMAP_SLOW_ACTIVE	32
@@ -150,7 +151,6 @@ struct remap_device {
 	unsigned long flush_failed_until;
 	u64 own_flushes;	/* the owner's, under way: a bit for each */
 	struct list_head after_own;	/* flushes that succeeded meanwhile */
-	unsigned long after_own_until;
 
 	struct mutex ctl;
 	u64 total_remaps;	/* ctl: ever created */
@@ -381,9 +381,11 @@ bool remap_flush_latched(struct remap_device *rd);
 void remap_flush_forget(struct remap_device *rd);
 int remap_flush_map(struct remap_io *io, struct bio *bio);
 int remap_flush_done(struct remap_io *io, struct bio *bio, blk_status_t *status);
-void remap_own_flush_begin(struct remap_device *rd, unsigned int n);
+bool remap_own_flushes_ended(struct remap_device *rd);
+int remap_own_flush_begin(struct remap_device *rd, unsigned int n);
 void remap_own_flush_end(struct remap_device *rd, unsigned int n, bool failed);
 void remap_own_flush_lost(struct remap_device *rd);
+void remap_flush_requeue(struct remap_device *rd);
 void remap_flush_bounds(struct remap_device *rd, unsigned long *next);
 
 /* drive.c */

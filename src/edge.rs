@@ -2,8 +2,8 @@
 //! implementation (`actuate`, `store`) and a simulated one (`sim`).
 
 use crate::model::{
-    ChainWalk, Cut, Entry, Extent, Identity, Millis, Remap, Secret, Sector, Sectors, SetDescription, SetId, SetName, Stamp,
-    TargetError,
+    ChainWalk, Cut, Entry, Extent, Identity, Millis, Remap, Sample, Secret, Sector, Sectors, SetDescription, SetId, SetName,
+    Stamp, TargetError, TestTimes, Told,
 };
 
 /// Why block I/O failed.
@@ -32,6 +32,11 @@ pub trait BlockIo: Send {
     fn write(&self, at: Sector, buf: &[u8]) -> Result<(), IoError>;
     /// Writes `buf`; on return it is on the medium (FUA, or a flush after it).
     fn write_durable(&self, at: Sector, buf: &[u8]) -> Result<(), IoError>;
+    /// As `write_durable`, but gives up with [`IoError::Late`] after `ms`, where the device can be slow. It may still arrive, but never
+    /// over what is written later.
+    fn write_durable_within(&self, at: Sector, buf: &[u8], _ms: u64) -> Result<(), IoError> {
+        self.write_durable(at, buf)
+    }
     /// Makes everything written so far durable.
     fn flush(&self) -> Result<(), IoError>;
     /// Size of the device.
@@ -164,10 +169,30 @@ pub trait Target: Send {
     fn retry(&self, extent: Extent) -> Result<u64, TargetFault>;
     /// Gives held writes in a range their error; returns how many pieces.
     fn release(&self, extent: Extent) -> Result<u64, TargetFault>;
-    /// A spare is about to be flushed past the target. `n`, 0 to 63, tells apart what goes on at the same time.
+    /// A member is about to be flushed past the target. `n` is its number, which tells apart what goes on at the same time: see
+    /// `actuate::announced::number`.
     fn flush_begin(&self, n: u8) -> Result<(), TargetFault>;
     /// That has ended. If it failed, the drive has told us what an application's flush should have been told: that one fails then.
     fn flush_end(&self, n: u8, failed: bool) -> Result<(), TargetFault>;
+}
+
+/// What a history tells of remaps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ToldRemaps {
+    /// Those that were made, and did not go back since; also from entries that were pruned.
+    pub live: Vec<Remap>,
+    /// Those that went back to main; not what was pruned. It is told only when the record is gone durably.
+    pub gone: Vec<Remap>,
+}
+
+impl ToldRemaps {
+    /// Takes one more piece of news, which is later than all before.
+    pub fn add(&mut self, news: Told) {
+        if let Told::Gone(remap) = news {
+            self.gone.push(remap);
+        }
+        news.apply(&mut self.live);
+    }
 }
 
 /// The store cannot do what was asked.
@@ -220,13 +245,25 @@ pub trait Store: Send {
     fn history_named(&self, name: &SetName, since: Millis, limit: usize) -> Result<Vec<Entry>, StoreError>;
     /// The first `limit` history entries whose number is above `number`, oldest first.
     fn history_after(&self, number: u64, limit: usize) -> Result<Vec<Entry>, StoreError>;
+    /// What the history of a set tells of its remaps. Can lag the spares.
+    fn told(&self, set: SetId) -> Result<ToldRemaps, StoreError>;
     /// Every remap that the history of a set tells of, also the entries that were pruned. Can lag the spares.
-    fn told_remaps(&self, set: SetId) -> Result<Vec<Remap>, StoreError>;
+    fn told_remaps(&self, set: SetId) -> Result<Vec<Remap>, StoreError> {
+        Ok(self.told(set)?.live)
+    }
     /// Durably remembers that a remap is about to go back to main, or forgets it: whether its record is still there when that is
     /// interrupted, only its spare can say. There is one of a set at a time.
     fn set_returning(&self, set: SetId, remap: Option<&Remap>) -> Result<(), StoreError>;
     /// What was last remembered so.
     fn returning(&self, set: SetId) -> Result<Option<Remap>, StoreError>;
+    /// Keeps what a drive counted, thins out what is kept of it, and gives what is kept up to this sample, in order of time.
+    fn keep_sample(&self, disk: &str, sample: &Sample) -> Result<Vec<Sample>, StoreError>;
+    /// What is kept of a drive, in order of time.
+    fn samples(&self, disk: &str) -> Result<Vec<Sample>, StoreError>;
+    /// When self-tests of a drive were last started.
+    fn test_times(&self, disk: &str) -> Result<TestTimes, StoreError>;
+    /// Durably remembers that.
+    fn set_test_times(&self, disk: &str, times: TestTimes) -> Result<(), StoreError>;
     /// The oldest and the newest history entry.
     fn history_ends(&self) -> Result<Option<(Stamp, Stamp)>, StoreError>;
     /// Goes on with a check of the history's chain, or begins one, and looks at up to `most` entries.

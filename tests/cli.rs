@@ -3,7 +3,7 @@
 use assert_cmd::Command;
 use std::path::Path;
 
-const VERBS: [&str; 13] = [
+const VERBS: [&str; 16] = [
     "run",
     "create",
     "status",
@@ -17,6 +17,9 @@ const VERBS: [&str; 13] = [
     "policy",
     "record",
     "simulate",
+    "map",
+    "map export",
+    "map import",
 ];
 
 const DM_VERBS: [&str; 16] = [
@@ -168,6 +171,7 @@ fn without_a_daemon_it_says_what_to_do() {
         &["activate", "data", "--degraded"],
         &["remap", "data", "5"],
         &["forget", "data", "--yes"],
+        &["map", "export", "data"],
     ] {
         let (code, out, err) = run(dir.path(), args);
         assert_eq!((code, out.as_str()), (1, ""), "{args:?}");
@@ -203,6 +207,7 @@ fn bad_arguments_are_named() {
         (&["spare", "inspect"], "<DEVICE>"),
         (&["files", "watch"], "<PATH>"),
         (&["files", "mend", "f"], "mend"),
+        (&["map", "import", "data"], "<FILE>"),
         (&["frobnicate"], "frobnicate"),
     ] {
         let (code, out, err) = run(dir.path(), args);
@@ -228,6 +233,27 @@ fn a_file_that_is_on_no_set_is_refused() {
         let (code, out, err) = run(dir.path(), &["files", "watch", path]);
         assert_eq!((code, out.as_str()), (1, ""), "{path}");
         assert!(err.contains(&format!("{path}: ")) && err.contains(says), "{path}: {err}");
+    }
+}
+
+/// What is wrong with a map is told with its line, before the daemon is asked.
+#[test]
+fn a_broken_map_is_named_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let maps = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/maps");
+    for (map, says) in [
+        ("overlap", "line 4"),
+        ("gap", "line 4"),
+        ("overflow", "line 3"),
+        ("status-unknown", "line 4"),
+        ("empty", "status line"),
+        ("real", "systemctl start remap-guardian"),
+        ("no-such-map", "cannot be opened"),
+    ] {
+        let path = maps.join(map);
+        let (code, out, err) = run(dir.path(), &["map", "import", "data", path.to_str().unwrap()]);
+        assert_eq!((code, out.as_str()), (1, ""), "{map}");
+        assert!(err.contains(says) && (map == "real" || err.contains(map)), "{map}: {err}");
     }
 }
 

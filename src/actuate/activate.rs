@@ -9,8 +9,10 @@
 
 use super::partitions;
 use super::target_text::{self as text, BadTable, Bounds, TARGET_TYPE, UUID_PREFIX};
+use crate::dm;
 use crate::dm::error::{dm_text, errno};
 use crate::dm::udev::{self, Id};
+use crate::failpoint::reached;
 use crate::memory::for_a_child;
 use crate::model::{SetDescription, SetId, SetName};
 use devicemapper::{DM, DevId, Device, DeviceInfo, DmError, DmFlags, DmName, DmOptions, DmResult, DmUdevFlags, DmUuidBuf};
@@ -168,13 +170,18 @@ pub fn create_closed(
     made
 }
 
-fn start_closed(dm: &DM, uuid: &DmUuidBuf, device: &str, sectors: u64, params: String) -> Result<Active, ActivateError> {
+fn load_table(dm: &DM, uuid: &DmUuidBuf, device: &str, sectors: u64, params: String) -> Result<(), ActivateError> {
     let table = [(0, sectors, TARGET_TYPE.to_owned(), params)];
-    dm.table_load(&DevId::Uuid(uuid), &table, DmOptions::default()).map_err(|error| {
+    let loaded = dm.table_load(&DevId::Uuid(uuid), &table, DmOptions::default());
+    loaded.map(drop).map_err(|error| {
         // The target explains itself in the kernel log only.
         let why = format!("{} (the kernel log says why)", dm_text(&error));
         ActivateError::Step { step: "loading the table", device: device.into(), why }
-    })?;
+    })
+}
+
+fn start_closed(dm: &DM, uuid: &DmUuidBuf, device: &str, sectors: u64, params: String) -> Result<Active, ActivateError> {
+    load_table(dm, uuid, device, sectors, params)?;
     let flags = DmUdevFlags::from_bits_retain(CLOSED);
     resume(uuid, flags).map_err(step("starting", device))?;
     let info = dm.device_info(&DevId::Uuid(uuid)).map_err(step("looking at", device))?;
@@ -182,6 +189,59 @@ fn start_closed(dm: &DM, uuid: &DmUuidBuf, device: &str, sectors: u64, params: S
     let active = Active::of(&info).ok_or_else(gone)?;
     ensure_node(&active);
     Ok(active)
+}
+
+/// How many spares the live table of a set's device has. Fewer than the set, if one has joined since the table was loaded.
+pub fn live_spares(set: &SetDescription) -> Result<usize, ActivateError> {
+    let device = set.name.as_str();
+    let uuid = DmUuidBuf::new(text::dm_uuid(set.id)).map_err(step("naming", device))?;
+    let options = DmOptions::default().set_flags(DmFlags::DM_STATUS_TABLE | DmFlags::DM_NOFLUSH);
+    let (_, lines) = context()?.table_status(&DevId::Uuid(&uuid), options).map_err(step("looking at", device))?;
+    let strange = |why: String| ActivateError::Step { step: "reading the table", device: device.into(), why };
+    let [(_, _, kind, params)] = lines.as_slice() else {
+        return Err(strange(format!("it has {} lines", lines.len())));
+    };
+    match dm::target::Target::parse(kind, params) {
+        Ok(dm::target::Target::Remap(table)) => Ok(table.spares().count()),
+        Ok(other) => Err(strange(format!("its target is {}", other.kind()))),
+        Err(error) => Err(strange(error.to_string())),
+    }
+}
+
+/// Gives the live device of a set a table with more spares, behind those that it has. The device stays, with all that the target
+/// knows of it, and whoever uses it sees no error: I/O that cannot go on meanwhile is sent again.
+///
+/// After an error the old table is in force, which [`live_spares`] tells.
+pub fn extend(set: &SetDescription, main: (u32, u32), spares: &[(u32, u32)], bounds: Bounds) -> Result<(), ActivateError> {
+    let params = text::table_params(set, main, spares, bounds)?;
+    let device = set.name.as_str();
+    let dm = context()?;
+    let uuid = DmUuidBuf::new(text::dm_uuid(set.id)).map_err(step("naming", device))?;
+    let info = dm.device_info(&DevId::Uuid(&uuid)).map_err(step("looking at", device))?;
+    // Somebody else has yet to open it.
+    let told = if udev_waits(&info) { CLOSED } else { 0 };
+    load_table(&dm, &uuid, device, set.main.sectors.0, params)?;
+    reached("table loaded");
+    // One call suspends, changes the tables and resumes, so nobody who is killed leaves the device suspended. No flush and no freeze:
+    // I/O that waits or is held comes back to device-mapper, and goes through the new table.
+    let flags = DmFlags::DM_NOFLUSH | DmFlags::DM_SKIP_LOCKFS;
+    let options = DmOptions::default().set_flags(flags).set_udev_flags(DmUdevFlags::from_bits_retain(told));
+    udev::resume(&Id::Uuid(uuid.clone()), options).map_err(|error| {
+        put_back(&dm, &uuid);
+        step("changing the table", device)(error)
+    })
+}
+
+/// The live table goes on, and none waits behind it: with one beside it the target maps nothing more.
+fn put_back(dm: &DM, uuid: &DmUuidBuf) {
+    let id = DevId::Uuid(uuid);
+    if let Err(error) = dm.table_clear(&id) {
+        tracing::warn!(device = %**uuid, "a table that was not put in force stays loaded: {}", dm_text(&error));
+    }
+    let suspended = dm.device_info(&id).is_ok_and(|info| info.flags().contains(DmFlags::DM_SUSPEND));
+    if let Some(Err(error)) = suspended.then(|| resume_by_all_means(uuid)) {
+        tracing::error!(device = %**uuid, "the device stays suspended: {}", dm_text(&error));
+    }
 }
 
 /// Tells udev, and through it systemd, that the device can be used. To be called after `Target::ready`.
@@ -205,8 +265,7 @@ pub fn open(name: &SetName) -> Result<(), ActivateError> {
         suspended.map_err(step("suspending", name))?;
     }
     // Whatever happens now, the device must not stay suspended: nobody else would resume it.
-    let resumed = resume(&uuid, DmUdevFlags::empty());
-    resumed.or_else(|error| resume_without_cookie(&uuid).then_some(()).ok_or(error)).map_err(step("opening", name))?;
+    resume_by_all_means(&uuid).map_err(step("opening", name))?;
     let info = dm.device_info(&DevId::Uuid(&uuid)).map_err(step("looking at", name))?;
     if let Some(active) = Active::of(&info) {
         ensure_node(&active);
@@ -280,6 +339,11 @@ pub fn all_active() -> Result<Vec<Active>, ActivateError> {
 /// Resumes with a cookie of these flags.
 fn resume(uuid: &DmUuidBuf, flags: DmUdevFlags) -> DmResult<()> {
     udev::resume(&Id::Uuid(uuid.clone()), DmOptions::default().set_udev_flags(flags))
+}
+
+/// Nobody else would resume it.
+fn resume_by_all_means(uuid: &DmUuidBuf) -> DmResult<()> {
+    resume(uuid, DmUdevFlags::empty()).or_else(|error| resume_without_cookie(uuid).then_some(()).ok_or(error))
 }
 
 /// The crate cannot resume without a cookie while udev runs, and a cookie cannot be made when the system's semaphores

@@ -2,6 +2,7 @@
 //! spare extents hold what is written. Kept apart from the cures, so that none of them waits for a dying disk here.
 
 use super::VerifyError;
+use super::care::WholeTable;
 use super::salvage::{answers_elsewhere, read_what_can_be_read};
 use super::steps::FENCE_MS;
 use crate::edge::{BlockIo, IoError, Target};
@@ -44,14 +45,26 @@ pub struct Prober {
 
 struct Spare {
     io: Box<dyn BlockIo>,
-    /// Reserved extents that could not be tried: the disk or the way to it failed, which says nothing about them.
+    table: WholeTable,
+    /// Reserved extents that could not be tried: the disk or the way to it failed, which says nothing about them, or the table may
+    /// name them.
     untried: Vec<Extent>,
 }
 
 impl Prober {
-    /// A prober for an open set. `spares` are in the order of the description.
-    pub fn new(desc: &SetDescription, target: Box<dyn Target>, main: Box<dyn BlockIo>, spares: Vec<Box<dyn BlockIo>>) -> Prober {
-        let spares = spares.into_iter().map(|io| Spare { io, untried: Vec::new() }).collect();
+    /// A prober for an open set. `spares` and `tables` are in the order of the description.
+    pub fn new(
+        desc: &SetDescription,
+        target: Box<dyn Target>,
+        main: Box<dyn BlockIo>,
+        spares: Vec<Box<dyn BlockIo>>,
+        tables: Vec<WholeTable>,
+    ) -> Prober {
+        let spares = spares
+            .into_iter()
+            .zip(tables.into_iter().chain(std::iter::repeat_with(WholeTable::default)))
+            .map(|(io, table)| Spare { io, table, untried: Vec::new() })
+            .collect();
         Prober { target, secret: desc.secret, main, spares, block: desc.block() }
     }
 
@@ -96,11 +109,7 @@ impl Prober {
         let spare = self.spares.get(usize::from(remap.spare)).ok_or_else(|| format!("there is no spare {}", remap.spare))?;
         let mut content = vec![0; remap.main.len().bytes() as usize];
         spare.io.read(remap.at, &mut content).map_err(|error| format!("spare {} does not read there: {error}", remap.spare))?;
-        let logical = self.main.logical_block() as usize;
-        let sectors = (remap.main.start().0..).step_by(logical / 512);
-        let lost =
-            sectors.zip(content.chunks(logical)).filter(|(at, block)| lost_mark::is_lost(&self.secret, Sector(*at), block));
-        match lost.count() {
+        match self.lost(remap, &content).len() {
             0 => {}
             count => {
                 return Err(format!("{count} of its blocks are lost until they are written, and nothing of them can go back"));
@@ -111,6 +120,22 @@ impl Prober {
         let mut read = vec![!0; content.len()];
         self.main.read(remap.main.start(), &mut read).map_err(|error| format!("main does not give it back: {error}"))?;
         if read == content { Ok(()) } else { Err("main gives back something else than was written".into()) }
+    }
+
+    /// The blocks of a remap that its spare remembers as lost, each of one logical block.
+    pub fn marks(&self, remap: &Remap) -> Result<Vec<Extent>, String> {
+        let spare = self.spares.get(usize::from(remap.spare)).ok_or_else(|| format!("there is no spare {}", remap.spare))?;
+        let mut content = vec![0; remap.main.len().bytes() as usize];
+        spare.io.read(remap.at, &mut content).map_err(|error| format!("spare {} does not read there: {error}", remap.spare))?;
+        Ok(self.lost(remap, &content))
+    }
+
+    /// The logical blocks of a remap that are lost, by what its spare holds.
+    fn lost(&self, remap: &Remap, content: &[u8]) -> Vec<Extent> {
+        let logical = self.main.logical_block() as usize;
+        let starts = (remap.main.start().0..).step_by(logical / 512).map(Sector);
+        let lost = starts.zip(content.chunks(logical)).filter(|(at, block)| lost_mark::is_lost(&self.secret, *at, block));
+        lost.filter_map(|(at, block)| Extent::new(at, Sectors::from_bytes(block.len() as u64)).ok()).collect()
     }
 
     /// The sectors of a range of main that do not read.
@@ -124,13 +149,19 @@ impl Prober {
         }
     }
 
-    /// Writes and reads back extents that are to become ready, and those that could not be tried the last time.
+    /// Writes and reads back extents that are to become ready, and those that could not be tried the last time. None, as long as a slot
+    /// of the spare's table that did not read may name them.
     pub fn verify(&mut self, spare: u16, extents: Vec<Extent>) -> Verified {
         let block = self.block;
         let spare = &mut self.spares[spare as usize];
         let io = spare.io.as_ref();
+        let total = |extents: &[Extent]| Sectors(extents.iter().map(|extent| extent.len().0).sum());
         let (mut good, mut bad, mut untried) = (Vec::new(), Vec::new(), Vec::new());
-        for extent in std::mem::take(&mut spare.untried).into_iter().chain(extents) {
+        spare.untried.extend(extents);
+        if !spare.table.is_known() {
+            return Verified { untried: total(&spare.untried), ..Verified::default() };
+        }
+        for extent in std::mem::take(&mut spare.untried) {
             if super::verify_extent(io, extent).is_ok() {
                 good.push(extent);
                 continue;
@@ -145,8 +176,7 @@ impl Prober {
                 }
             }
         }
-        let left = Sectors(untried.iter().map(|extent| extent.len().0).sum());
         spare.untried = untried;
-        Verified { good, bad, untried: left }
+        Verified { good, bad, untried: total(&spare.untried) }
     }
 }

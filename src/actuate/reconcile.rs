@@ -4,7 +4,7 @@
 use super::SpareTable;
 use super::steps::{FENCE_MS, OpenSpare};
 use crate::edge::{BlockIo, Fence, FenceId, Target, TargetFault};
-use crate::model::{Extent, Remap, Sector, Sectors, SetDescription};
+use crate::model::{Extent, Remap, Sector, Sectors, SetDescription, SetName};
 use std::collections::BTreeMap;
 
 /// How long the first lease of a device that is taken over lasts, ms.
@@ -48,6 +48,8 @@ pub struct Truth<'a> {
     pub remaps: &'a [Remap],
     /// Table blocks that are not settled, by spare: a later start may find a change there that is not in `remaps`.
     pub unsettled: &'a [(u16, u32)],
+    /// Ranges of which the tables are [older](super::older) than what is known. Only of a device that is open already: they are closed off.
+    pub older: &'a [Extent],
 }
 
 /// The table blocks that are not settled, by spare.
@@ -126,7 +128,8 @@ fn reconcile(target: &dyn Target, desc: &SetDescription, truth: Truth, closed: b
         target.add_remap(remap, Some(seal.id)).map_err(text)?;
         loaded.mended.push(format!("main sectors {} were recorded on the spare but not yet mapped: mapped now", remap.main));
     }
-    let closed_off = seal_off(target, desc, &contested)?;
+    let no_telling: Vec<Extent> = contested.iter().chain(truth.older).copied().collect();
+    let closed_off = seal_off(target, desc, &no_telling)?;
     loaded.mended.extend(contested.iter().map(|main| {
         format!(
             "main sectors {main} are recorded on the spare, but the kernel has served them from main, and no seal kept writes away: each \
@@ -135,6 +138,10 @@ fn reconcile(target: &dyn Target, desc: &SetDescription, truth: Truth, closed: b
             name = desc.name
         )
     }));
+    if !truth.older.is_empty() {
+        let name = &desc.name;
+        loaded.mended.push(format!("{}; {}", closed_off_words(truth.older), wrong_spare(name)));
+    }
     for fence in target.fences().map_err(text)? {
         if closed_off.contains(&fence.id) {
             continue;
@@ -165,13 +172,48 @@ const CLOSED_OFF: usize = 32;
 /// is right.
 fn seal_off(target: &dyn Target, desc: &SetDescription, ranges: &[Extent]) -> Result<Vec<FenceId>, String> {
     let block = u64::from(desc.main.logical_block) / 512;
-    let end = desc.main.sectors.0;
-    let wider = |range: &Extent| match range.end().0 < end {
-        true => Extent::new(range.start(), Sectors(range.len().0 + block)),
-        false => Extent::new(Sector(range.start().0.saturating_sub(block)), Sectors(end - range.start().0.saturating_sub(block))),
-    };
-    let wide = ranges.iter().map(|range| wider(range).map_err(|error| error.to_string())).collect::<Result<Vec<_>, _>>()?;
+    let wide = wider(ranges, block, desc.main.sectors.0);
     few(wide, CLOSED_OFF).into_iter().map(|extent| seal_anew(target, extent).map_err(text)).collect()
+}
+
+fn wider(ranges: &[Extent], block: u64, end: u64) -> Vec<Extent> {
+    let wider = |range: &Extent| {
+        let (start, behind) = (range.start().0, (range.end().0 + block).min(end));
+        let start = if behind > range.end().0 { start } else { start.saturating_sub(block) };
+        Extent::new(Sector(start), Sectors(behind - start)).expect("it lies on main")
+    };
+    ranges.iter().map(wider).collect()
+}
+
+/// Closes ranges off as [`load`] does, while the set is served: nothing is lifted for it, so it is to be tried again where a cure has
+/// its fence. Gives what was not closed off before. `block` is main's logical block, `end` its size, in sectors.
+pub(super) fn close_off(target: &dyn Target, ranges: &[Extent], block: u64, end: u64) -> Result<Vec<Extent>, TargetFault> {
+    let mut closed_off = Vec::new();
+    for extent in few(wider(ranges, block, end), CLOSED_OFF) {
+        let covers = |fence: &Fence| fence.state.is_sealed() && fence.extent.covers(&extent);
+        if target.fences()?.iter().any(covers) {
+            continue;
+        }
+        let id = target.fence(extent, FENCE_MS)?;
+        target.await_drained(id)?;
+        target.seal(id)?;
+        closed_off.push(extent);
+    }
+    Ok(closed_off)
+}
+
+/// That ranges were closed off because a spare is older, in words for history.
+pub(super) fn closed_off_words(ranges: &[Extent]) -> String {
+    let named: Vec<String> = ranges.iter().take(8).map(ToString::to_string).collect();
+    let more = if ranges.len() > 8 { ", …" } else { "" };
+    format!(
+        "a spare is older than what this machine knows of it, so nobody knows what main sectors {}{more} should say: they are sealed and fail",
+        named.join(", ")
+    )
+}
+
+fn wrong_spare(name: &SetName) -> String {
+    format!("close the device (“dmsetup remove {name}”), and “remap-guardian restore {name}” says how to go on")
 }
 
 /// The ranges, joined where they touch, and those with the smallest gaps, until there are at most `most`.

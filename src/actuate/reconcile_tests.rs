@@ -2,9 +2,12 @@
 
 use super::*;
 use crate::actuate::Care;
+use crate::actuate::probe::{Prober, Verified};
 use crate::actuate::spare_table::tests::{description, new_spare, remap};
+use crate::actuate::steps::Actuator;
 use crate::actuate::test_disk::{TestDisk, Trouble};
 use crate::edge::{ErrorPage, FenceState, TargetStatus};
+use crate::engine::{Outcome, Step, Tended};
 use crate::format::table;
 use crate::model::Secret;
 use std::sync::{Arc, Mutex};
@@ -114,7 +117,7 @@ impl Target for FakeTarget {
     }
 }
 
-fn opened(disk: TestDisk) -> (Vec<OpenSpare>, Vec<Remap>) {
+fn opened(disk: impl BlockIo + 'static) -> (Vec<OpenSpare>, Vec<Remap>) {
     open_tables(&description(), vec![("spare0".into(), Box::new(disk))]).unwrap()
 }
 
@@ -122,7 +125,7 @@ fn opened(disk: TestDisk) -> (Vec<OpenSpare>, Vec<Remap>) {
 fn start(target: &FakeTarget, spares: &mut [OpenSpare], remaps: &[Remap]) -> Result<(Loaded, Care), String> {
     let mut care = Care::begin(spares);
     let unsettled = unsettled(spares);
-    let loaded = load(target, &description(), Truth { remaps, unsettled: &unsettled })?;
+    let loaded = load(target, &description(), Truth { remaps, unsettled: &unsettled, older: &[] })?;
     care.keep_sealed(loaded.sealed.clone());
     Ok((loaded, care))
 }
@@ -177,11 +180,67 @@ fn what_cannot_be_settled_stays_sealed_or_closed() {
     let (loaded, mut care) = start(&target, &mut spares, &remaps).unwrap();
     assert_eq!(target.sealed(), [unknown.main], "without a seal nothing was recorded");
     assert!(loaded.mended.iter().any(|line| line.contains("stay so")), "{:?}", loaded.mended);
+    // What the slot holds may be anywhere on the spare.
+    let own = Arc::new(TestDisk::new(description().spares[0].sectors.0));
+    let place = unknown.spare_extent();
+    own.write(place.start(), &[7; 4096]).unwrap();
+    let (disks, tables) = (vec![Box::new(own.clone()) as _], care.whole_tables());
+    let mut prober = Prober::new(&description(), Box::new(target.clone()), Box::new(TestDisk::new(1 << 10)), disks, tables);
+    assert_eq!(prober.verify(0, vec![place]), Verified { untried: place.len(), ..Verified::default() });
+    let mut there = [0; 4096];
+    own.read(place.start(), &mut there).unwrap();
+    assert_eq!(there, [7; 4096]);
     // The slot takes writes again.
-    let news = care.tend(&target, &mut spares);
-    assert_eq!(target.sealed(), []);
+    let (tended, news) = care.tend(&target, &mut spares, 0);
+    assert_eq!(prober.verify(0, Vec::new()), Verified { good: vec![place], ..Verified::default() });
+    assert_eq!((target.sealed(), tended), (vec![], Tended::Mended));
     assert!(news.len() == 3 && news[0].contains("only one good copy") && news[2].contains("lifted"), "{news:?}");
-    assert_eq!(care.tend(&target, &mut spares), Vec::<String>::new());
+    assert_eq!(care.tend(&target, &mut spares, 0), (Tended::Well, vec![]));
+}
+
+#[test]
+fn a_second_copy_that_failed_is_made_up_for_after_the_next_cure_unless_the_spare_was_slow() {
+    for slow in [false, true] {
+        let (disk, mut table) = new_spare();
+        table.commit(&disk, remap(9, 0, 1)).unwrap();
+        disk.plan(0, Trouble::Error(0));
+        table.mirror_changed(&disk).unwrap_err();
+        let mut spare = OpenSpare { io: Box::new(disk), table };
+        let mut care = Care::default();
+        if slow {
+            care.late(0);
+        }
+        care.try_again(0, &mut spare);
+        assert_eq!(spare.table.single(), usize::from(slow));
+        care.tend(&FakeTarget::open(&[]), std::slice::from_mut(&mut spare), 0);
+        assert_eq!(spare.table.single(), 0);
+    }
+}
+
+/// A cure may come at any time, and waits for a tend to end: on a dying disk for one write that is given up.
+#[test]
+fn one_block_is_tried_at_a_time_and_they_take_turns() {
+    let (disk, _) = new_spare();
+    let disk = Arc::new(disk);
+    let unread: Vec<u64> = (0..3).map(|block| SLOTS[1] + 8 * block).collect();
+    unread.iter().for_each(|sector| disk.spoil(*sector));
+    let (mut spares, _) = opened(disk.clone());
+    // None takes its first write, nor one more.
+    (0..6).for_each(|nth| disk.plan(nth, Trouble::Error(0)));
+    let mut care = Care::begin(&mut spares);
+    let target = FakeTarget::open(&[]);
+    let mut tend = || {
+        let before = disk.changes();
+        let (tended, news) = care.tend(&target, &mut spares, 0);
+        (tended, disk.changes() - before, news.len())
+    };
+    disk.plan(0, Trouble::Error(0));
+    assert_eq!(tend(), (Tended::Failed { sealed: false }, 1, 1));
+    // The next one, then the third, and only then the first again.
+    assert_eq!(tend(), (Tended::Mended, 2, 0));
+    assert_eq!(tend(), (Tended::Mended, 2, 0));
+    assert_eq!(tend(), (Tended::Mended, 2, 1));
+    assert_eq!(tend(), (Tended::Well, 0, 0));
 }
 
 #[test]
@@ -206,6 +265,31 @@ fn a_record_that_nobody_kept_sealed_is_not_mapped_over_what_main_has() {
 }
 
 #[test]
+fn what_an_older_spare_lacks_stays_closed_off_from_run_to_run() {
+    let (disk, _) = new_spare();
+    let (spares, remaps) = opened(disk);
+    let (older, wider) = (remap(9, 0, 1).main, Extent::new(remap(9, 0, 1).main.start(), Sectors(9)).unwrap());
+    let target = FakeTarget::open(&[]);
+    let main = description().main.sectors.0;
+    // While it is served, as the store came late.
+    assert_eq!(close_off(&target, &[older], 1, main), Ok(vec![wider]));
+    assert_eq!(close_off(&target, &[older], 1, main), Ok(vec![]));
+    for _run in 0..2 {
+        let truth = Truth { remaps: &remaps, unsettled: &unsettled(&spares), older: &[older] };
+        let loaded = load(&target, &description(), truth).unwrap();
+        assert_eq!(target.sealed(), [wider]);
+        assert!(
+            loaded.mended.iter().any(|line| line.contains("older") && line.contains("dmsetup remove")),
+            "{:?}",
+            loaded.mended
+        );
+    }
+    // A cure has its fence there: it is tried again later.
+    let target = FakeTarget::open(&[]).with_fence(older, FenceState::Drained);
+    assert!(close_off(&target, &[older], 1, main).is_err());
+}
+
+#[test]
 fn ranges_are_joined_until_there_are_few() {
     let range = |start, len| Extent::new(Sector(start), Sectors(len)).unwrap();
     let ranges = vec![range(100, 8), range(0, 8), range(4, 8), range(12, 4), range(200, 8), range(20, 2)];
@@ -213,4 +297,42 @@ fn ranges_are_joined_until_there_are_few() {
     assert_eq!(few(ranges.clone(), 3), [range(0, 22), range(100, 8), range(200, 8)]);
     assert_eq!(few(ranges, 1), [range(0, 208)]);
     assert_eq!(few(Vec::new(), 1), []);
+}
+
+/// A start may read either of the two, and the store may have forgotten what went back.
+#[test]
+fn both_copies_of_the_table_forget_what_goes_back() {
+    let (disk, mut table) = new_spare();
+    let (disk, gone) = (Arc::new(disk), remap(9, 0, 1));
+    table.commit(disk.as_ref(), gone).unwrap();
+    let mut spares = opened(disk.clone()).0;
+    let care = Care::begin(&mut spares);
+    let target = FakeTarget::open(&[gone]);
+    let main = Box::new(TestDisk::new(1 << 10));
+    let mut actuator = Actuator::new(&description(), Box::new(target.clone()), main, spares, care);
+    let named = |slot: usize| {
+        let mut bytes = [0; 4096];
+        disk.read(Sector(SLOTS[slot]), &mut bytes).unwrap();
+        !table::decode(&bytes).unwrap().records.is_empty()
+    };
+    let fence = target.fence(gone.main, FENCE_MS).unwrap();
+    target.seal(fence).unwrap();
+    // Where one of them takes no write, nothing is removed.
+    for nth in [0, 1] {
+        disk.plan(nth, Trouble::Error(0));
+        assert!(matches!(actuator.run(&Step::Unrecord(gone)), Outcome::NotCommitted(why) if why.contains("one good copy")));
+        assert!(named(0) && named(1));
+    }
+    assert_eq!(actuator.run(&Step::Unrecord(gone)), Outcome::Committed(gone));
+    assert!(!named(0) && !named(1) && target.dump().unwrap() == [gone] && target.sealed() == [gone.main]);
+    assert_eq!(actuator.run(&Step::RemoveRemap { remap: gone, fence }), Outcome::Unmapped { free: true });
+    assert!(target.dump().unwrap().is_empty());
+    // One that goes bad between the two writes keeps the place, which it may name later.
+    actuator.run(&Step::Commit(remap(3, 1, 0)));
+    let other = Remap { seq: 0, ..remap(3, 1, 0) };
+    disk.plan(3, Trouble::Error(0));
+    assert!(matches!(actuator.run(&Step::Unrecord(other)), Outcome::Committed(_)));
+    let fence = target.fence(other.main, FENCE_MS).unwrap();
+    disk.plan(0, Trouble::Error(0));
+    assert_eq!(actuator.run(&Step::RemoveRemap { remap: other, fence }), Outcome::Unmapped { free: false });
 }

@@ -22,6 +22,9 @@ use std::collections::BTreeMap;
 /// all of them between two that can be read went to slots that cannot: more than a spare takes in its life.
 const UNREAD: u64 = 1 << 32;
 
+/// How long one write may take that a cure may wait behind, but that none needs, ms.
+const PATIENCE_MS: u64 = 1_000;
+
 /// A table could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
@@ -223,6 +226,11 @@ impl SpareTable {
         (0u32..).zip(&self.blocks).filter(move |(_, block)| unsettled(block)).map(|(index, _)| index)
     }
 
+    /// Whether no block is unsettled. Else a slot may name any place of the spare the next time it reads.
+    pub fn is_whole(&self) -> bool {
+        self.unsettled().next().is_none()
+    }
+
     /// Whether it is unknown if this remap is recorded.
     pub fn is_unsettled(&self, remap: &Remap) -> bool {
         let has = |records: &[Remap]| records.iter().any(|record| record.same_place(remap));
@@ -255,6 +263,28 @@ impl SpareTable {
         self.remove_record(io, &remap, seq)
     }
 
+    /// Writes both slots of the block that records the remap which starts at `main`, as they are: what takes that takes what comes next,
+    /// too. Fails, and changes nothing, if a slot does not take it, or may name that remap later.
+    pub fn refresh(&mut self, io: &dyn BlockIo, main: Sector) -> Result<(), IoError> {
+        if !self.is_whole() {
+            return Err(IoError::Other("it is not known what a slot of it holds".into()));
+        }
+        let Some(&(index, _)) = self.live.get(&main.0) else { return Ok(()) };
+        for _ in 0..2 {
+            self.top += 1;
+            let (seq, slot) = (self.top, 1 - self.blocks[index as usize].current);
+            let written = self.put(io, index, slot, seq, Some(PATIENCE_MS));
+            let block = &mut self.blocks[index as usize];
+            if let Err(error) = written {
+                block.other = Other::Behind { failed: true };
+                return Err(error);
+            }
+            (block.seq, block.current) = (seq, slot);
+        }
+        self.blocks[index as usize].other = Other::Equal;
+        Ok(())
+    }
+
     /// Durably removes one record, a superseded one for example.
     pub fn remove_record(&mut self, io: &dyn BlockIo, remap: &Remap, seq: u64) -> Result<(), CommitError> {
         self.admit_change(seq)?;
@@ -272,10 +302,10 @@ impl SpareTable {
     /// later. A block that cannot be settled keeps none of the others from it; the first error is the answer.
     pub fn settle(&mut self, io: &dyn BlockIo) -> Result<(), IoError> {
         let unsettled: Vec<u32> = self.unsettled().collect();
-        first_error(unsettled.into_iter().map(|index| self.settle_block(io, index)))
+        first_error(unsettled.into_iter().map(|index| self.settle_block(io, index, None)))
     }
 
-    fn settle_block(&mut self, io: &dyn BlockIo, index: u32) -> Result<(), IoError> {
+    fn settle_block(&mut self, io: &dyn BlockIo, index: u32, ms: Option<u64>) -> Result<(), IoError> {
         let at = index as usize;
         if matches!(self.blocks[at].other, Other::Unread) && !self.above_unread {
             (self.top, self.above_unread) = (self.top.saturating_add(UNREAD), true);
@@ -283,13 +313,44 @@ impl SpareTable {
         self.top += 1;
         let (seq, suspect) = (self.top, 1 - self.blocks[at].current);
         // Never over the only good slot before the other one is good.
-        self.put(io, index, suspect, seq)?;
+        self.put(io, index, suspect, seq, ms)?;
         // The failed write may still arrive, and would outrank the older slot: only two newer ones settle it.
         self.blocks[at].current = suspect;
-        self.put(io, index, 1 - suspect, seq)?;
+        self.put(io, index, 1 - suspect, seq, ms)?;
         (self.blocks[at].seq, self.blocks[at].other) = (seq, Other::Equal);
         self.room = 0;
         Ok(())
+    }
+
+    /// The next block in turn after block `last` that has only one good slot, or of which not all is known that may be found later: with
+    /// `unsettled`, of the latter only.
+    pub fn next_uneven(&self, last: u32, unsettled: bool) -> Option<u32> {
+        let uneven = |block: &Block| match block.other {
+            Other::Equal => false,
+            Other::Behind { .. } => !unsettled,
+            Other::Unread | Other::Suspect(_) => true,
+        };
+        let blocks = (0u32..).zip(&self.blocks).filter(|(index, block)| uneven(block) && !self.is_damaged(*index));
+        let indices = blocks.map(|(index, _)| index);
+        indices.clone().find(|index| *index > last).or_else(|| indices.min())
+    }
+
+    /// Gives one block two good slots: settles it, or brings its second slot up to date. Gives up a write that takes long.
+    pub fn mend(&mut self, io: &dyn BlockIo, index: u32) -> Result<(), IoError> {
+        match self.blocks[index as usize].other {
+            Other::Equal => Ok(()),
+            Other::Behind { .. } => self.mirror_block(io, index, Some(PATIENCE_MS)),
+            Other::Unread | Other::Suspect(_) => self.settle_block(io, index, Some(PATIENCE_MS)),
+        }
+    }
+
+    /// As [`SpareTable::mirror`], but only of blocks that have changed and did not fail to take their second copy, and gives up a write
+    /// that takes long.
+    pub fn mirror_changed(&mut self, io: &dyn BlockIo) -> Result<(), IoError> {
+        let changed = |block: &Block| matches!(block.other, Other::Behind { failed: false });
+        let blocks = (0u32..).zip(&self.blocks).filter(|(_, block)| changed(block));
+        let blocks: Vec<u32> = blocks.map(|(index, _)| index).collect();
+        first_error(blocks.into_iter().map(|index| self.mirror_block(io, index, Some(PATIENCE_MS))))
     }
 
     /// Brings the second slot of every changed block up to date, and of those that had only one when they were read. Not part of a
@@ -299,12 +360,12 @@ impl SpareTable {
         let single = |block: &Block| matches!(block.other, Other::Behind { .. } | Other::Unread);
         let blocks = (0u32..).zip(&self.blocks).filter(|(index, block)| single(block) && !self.is_damaged(*index));
         let blocks: Vec<u32> = blocks.map(|(index, _)| index).collect();
-        first_error(blocks.into_iter().map(|index| self.mirror_block(io, index)))
+        first_error(blocks.into_iter().map(|index| self.mirror_block(io, index, None)))
     }
 
-    fn mirror_block(&mut self, io: &dyn BlockIo, index: u32) -> Result<(), IoError> {
+    fn mirror_block(&mut self, io: &dyn BlockIo, index: u32, ms: Option<u64>) -> Result<(), IoError> {
         let block = &self.blocks[index as usize];
-        let written = self.put(io, index, 1 - block.current, block.seq);
+        let written = self.put(io, index, 1 - block.current, block.seq, ms);
         let block = &mut self.blocks[index as usize];
         match (&written, &mut block.other) {
             (Ok(()), other) => *other = Other::Equal,
@@ -382,11 +443,12 @@ impl SpareTable {
         Ok(())
     }
 
-    /// Writes what a block holds to one of its slots.
-    fn put(&self, io: &dyn BlockIo, index: u32, slot: u8, seq: u64) -> Result<(), IoError> {
+    /// Writes what a block holds to one of its slots; gives up after `ms`.
+    fn put(&self, io: &dyn BlockIo, index: u32, slot: u8, seq: u64, ms: Option<u64>) -> Result<(), IoError> {
         let bytes = table::encode(self.scope.place(index), seq, &self.blocks[index as usize].records)
             .map_err(|error| IoError::Other(error.to_string()))?;
-        io.write_durable(self.scope.slot(index, slot), &bytes)
+        let at = self.scope.slot(index, slot);
+        ms.map_or_else(|| io.write_durable(at, &bytes), |ms| io.write_durable_within(at, &bytes, ms))
     }
 
     /// Updates the maps after block `index` changed from `before`.
@@ -443,4 +505,4 @@ fn first_error(results: impl Iterator<Item = Result<(), IoError>>) -> Result<(),
 
 #[cfg(test)]
 #[path = "spare_table_tests.rs"]
-pub(super) mod tests;
+pub(crate) mod tests;

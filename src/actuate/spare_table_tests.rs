@@ -127,6 +127,41 @@ fn a_full_table_says_so() {
     assert_eq!((again.remaps().len(), again.free_records()), (126, 0));
 }
 
+#[test]
+fn a_block_that_did_not_take_its_second_copy_keeps_no_later_cure_waiting() {
+    let (disk, mut table) = new_spare();
+    table.commit(&disk, remap(9, 0, 1)).unwrap();
+    disk.plan(0, Trouble::Error(0));
+    table.mirror_changed(&disk).unwrap_err();
+    let before = disk.changes();
+    table.mirror_changed(&disk).unwrap();
+    assert_eq!((disk.changes(), table.single()), (before, 1));
+    // The next record goes to another block.
+    table.commit(&disk, remap(10, 1, 2)).unwrap();
+    table.mirror_changed(&disk).unwrap();
+    assert_eq!((disk.changes(), table.single()), (before + 2, 1));
+}
+
+/// A slot with the highest number, which is what somebody would write to make the next one overflow, does not count.
+#[test]
+fn a_crafted_sequence_number_stops_neither_the_other_slot_nor_the_program() {
+    let (disk, mut table) = new_spare();
+    table.commit(&disk, remap(9, 0, 1)).unwrap();
+    table.mirror(&disk).unwrap();
+    let place = table::Place { set: description().id, spare: 0, index: 0 };
+    let mut crafted = table::encode(place, 7, &[]).unwrap();
+    crafted[40..48].copy_from_slice(&u64::MAX.to_le_bytes());
+    crate::format::layout::seal(&mut crafted);
+    disk.write_durable(Sector(8), &crafted).unwrap();
+    let mut again = open(&disk);
+    assert_eq!((live(&again), again.next_seq()), (vec![remap(9, 0, 1)], 2));
+    again.settle(&disk).unwrap();
+    assert!(open(&disk).next_seq() > 2);
+    [8, 8 + 5 * 8].into_iter().for_each(|slot| disk.write_durable(Sector(slot), &crafted).unwrap());
+    let problem = open(&disk).check().unwrap_err();
+    assert!(problem.contains("above 2⁶²"), "{problem}");
+}
+
 /// Every way in which one commit can be torn, each followed by a restart.
 #[test]
 fn a_torn_commit_is_before_or_after() {

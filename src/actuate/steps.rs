@@ -2,10 +2,11 @@
 //! writes to members; what it may do when is decided by the engine.
 
 use super::care::Care;
+use super::reconcile;
 use super::salvage::{Refused, answers_elsewhere, read_what_can_be_read, write_salvaged};
 use super::spare_table::{CommitError, SpareTable};
-use crate::edge::{BlockIo, FenceId, Target, TargetFault};
-use crate::engine::{Outcome, Step};
+use crate::edge::{BlockIo, FenceId, IoError, Target, TargetFault};
+use crate::engine::{Outcome, Step, Tended};
 use crate::failpoint::reached;
 use crate::format::lost_mark;
 use crate::model::{Extent, Member, Remap, Secret, Sector, Sectors, SetDescription};
@@ -171,18 +172,32 @@ impl Actuator {
     /// What other blocks of the table come to is no matter to this remap.
     fn settle(&mut self, remap: &Remap, why: String) -> Outcome {
         let spare = &mut self.spares[remap.spare as usize];
-        match spare.table.settle(spare.io.as_ref()) {
+        let settled = spare.table.settle(spare.io.as_ref());
+        self.care.learn(remap.spare, &spare.table);
+        match settled {
             Err(error) if spare.table.is_unsettled(remap) => Outcome::Unknown(format!("{why}: {error}")),
             _ => Outcome::NotCommitted(why),
         }
     }
 
-    /// Removes a record. Both copies of its block are to forget it before its sectors of the spare are used again.
+    /// Removes a record from both copies of its block: a start that reads the older one only would give what the spare has, while
+    /// main took writes. Nobody waits for it, so both have to show first that they take a write.
     fn unrecord(&mut self, remap: Remap) -> Outcome {
+        let OpenSpare { io, table } = &mut self.spares[remap.spare as usize];
+        if let Err(error) = table.refresh(io.as_ref(), remap.main.start()) {
+            return Outcome::NotCommitted(format!(
+                "a block of the table on spare {} has only one good copy: {error}",
+                remap.spare
+            ));
+        }
         let seq = self.spares.iter().map(|spare| spare.table.next_seq()).max().unwrap_or(1);
-        let spare = &mut self.spares[remap.spare as usize];
-        let removed = spare.table.remove(spare.io.as_ref(), remap.main.start(), seq);
-        self.changed(removed.inspect(|()| reached("record removed")), remap)
+        let OpenSpare { io, table } = &mut self.spares[remap.spare as usize];
+        let removed = table.remove(io.as_ref(), remap.main.start(), seq);
+        if removed.is_ok() {
+            reached("record removed");
+            self.mirror(remap.spare);
+        }
+        self.changed(removed, remap)
     }
 
     /// Whether the target follows the remap: a message that reports an error may have been done all the same.
@@ -195,20 +210,31 @@ impl Actuator {
         self.target.dump().map_or(true, |live| live.iter().any(|live| live.main.overlaps(&main)))
     }
 
-    /// Gives the table block its second good copy. Nothing depends on it now; a later corruption of the first one would.
+    /// Gives the table block its second good copy. Nothing depends on it now; a later corruption of the first one would. So other
+    /// cures do not wait long for it. Whether every block has two good copies.
     fn mirror(&mut self, index: u16) -> bool {
         let spare = &mut self.spares[index as usize];
-        let mirrored = spare.table.mirror(spare.io.as_ref());
-        if let Err(error) = &mirrored {
-            self.care.failed(index, &spare.table, error);
+        match spare.table.mirror_changed(spare.io.as_ref()) {
+            Err(IoError::Late(_)) => self.care.late(index),
+            Err(error) => self.care.failed(index, &spare.table, &error),
+            Ok(()) => self.care.try_again(index, spare),
         }
-        mirrored.is_ok()
+        // Until then a slot may still name what was removed.
+        spare.table.single() == 0 && spare.table.is_whole()
     }
 
-    /// Tries again what could not be done on the way: second copies of table blocks, and seals that wait for them. Says what is
-    /// new, in words for history.
-    pub fn tend(&mut self) -> Vec<String> {
-        self.care.tend(self.target.as_ref(), &mut self.spares)
+    /// Tries again what could not be done on the way: a second copy of a block of this spare's table, and seals that wait for such. Says
+    /// what is new, in words for history.
+    pub fn tend(&mut self, spare: u16) -> (Tended, Vec<String>) {
+        self.care.tend(self.target.as_ref(), &mut self.spares, spare)
+    }
+
+    /// Closes off ranges of which the spares' tables are [older](super::older) than what is known, until the device is closed: I/O there
+    /// fails. Doing it again does no harm. Says what is new, in words for history.
+    pub fn close_off(&self, ranges: &[Extent]) -> Result<Vec<String>, TargetFault> {
+        let block = u64::from(self.main.logical_block()) / 512;
+        let new = reconcile::close_off(self.target.as_ref(), ranges, block, self.main.size().0)?;
+        Ok(if new.is_empty() { Vec::new() } else { vec![reconcile::closed_off_words(ranges)] })
     }
 
     /// The held writes get their error first, so that they do not run into the same sectors again when the fence goes.

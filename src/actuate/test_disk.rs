@@ -3,7 +3,7 @@
 use crate::edge::{BlockIo, IoError};
 use crate::model::{Sector, Sectors};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// What happens at a chosen write or flush.
 #[derive(Clone, Copy, Debug)]
@@ -164,5 +164,32 @@ impl BlockIo for TestDisk {
 
     fn logical_block(&self) -> u32 {
         512
+    }
+}
+
+/// For tests that look at a disk which they gave away.
+impl BlockIo for Arc<TestDisk> {
+    fn read(&self, at: Sector, buf: &mut [u8]) -> Result<(), IoError> {
+        self.as_ref().read(at, buf)
+    }
+
+    fn write(&self, at: Sector, buf: &[u8]) -> Result<(), IoError> {
+        self.as_ref().write(at, buf)
+    }
+
+    fn write_durable(&self, at: Sector, buf: &[u8]) -> Result<(), IoError> {
+        self.as_ref().write_durable(at, buf)
+    }
+
+    fn flush(&self) -> Result<(), IoError> {
+        self.as_ref().flush()
+    }
+
+    fn size(&self) -> Sectors {
+        self.as_ref().size()
+    }
+
+    fn logical_block(&self) -> u32 {
+        self.as_ref().logical_block()
     }
 }

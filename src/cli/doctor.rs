@@ -6,6 +6,7 @@ use crate::model::{ScrubState, Sectors};
 use crate::policy::Policies;
 use crate::sources::patience::{self, Patience, Recovery};
 use crate::sources::tool::run;
+use crate::sources::tracepoint;
 use serde::Serialize;
 use std::io::Write;
 use std::path::Path;
@@ -67,7 +68,8 @@ fn wrong(about: &str, says: impl Into<String>, next: impl Into<String>) -> Findi
 
 /// Looks at the machine, the daemon and every set.
 pub fn main(_: &Args, settings: &Settings, json: bool) -> anyhow::Result<ExitCode> {
-    let mut all = vec![module(Path::new("/sys/module/dm_remap_v4_real")), smartctl(), policies(settings)];
+    let tells = told_by(tracepoint::is_there());
+    let mut all = vec![module(Path::new("/sys/module/dm_remap_v4_real")), tells, smartctl(), policies(settings)];
     match client::call::<StatusReport>(&settings.socket(), &Request::Status { name: None }) {
         Ok(report) => {
             all.push(well("daemon", format!("version {} answers", report.daemon)));
@@ -113,6 +115,18 @@ fn module(loaded: &Path) -> Finding {
         );
     }
     well("kernel", "the module dm_remap_v4_real is loaded")
+}
+
+/// How the daemon hears what the kernel says of disks; it needs nothing of this for a cure.
+fn told_by(tracepoint: bool) -> Finding {
+    if tracepoint {
+        return well("evidence", "the kernel tells of every failed request to a disk, by its tracepoint block_rq_error");
+    }
+    advice(
+        "evidence",
+        "the kernel tells of failed requests to disks by its log only, where it leaves out what comes too fast",
+        "Linux 5.18 or newer; mount -t tracefs tracefs /sys/kernel/tracing && systemctl restart remap-guardian",
+    )
 }
 
 fn smartctl() -> Finding {
@@ -260,5 +274,6 @@ mod tests {
             "{shown}"
         );
         assert_eq!(module(Path::new("/absent")).level, Level::Wrong);
+        assert_eq!((told_by(true).level, told_by(false).level), (Level::Well, Level::Advice));
     }
 }

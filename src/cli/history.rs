@@ -151,7 +151,7 @@ fn details(what: &What) -> Vec<String> {
             }
             lines.extend(evidence.iter().map(|line| format!("evidence: {line}")));
         }
-        What::Unremapped { decision, .. } | What::StaysRemapped { decision, .. } => {
+        What::Unremapped { decision, .. } | What::StaysRemapped { decision, .. } | What::Trend { decision, .. } => {
             lines.push(format!("why: {} ({})", decision.reason, decision.rule));
         }
         What::NotRemapped { decision, evidence, .. } => {

@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod files;
 pub mod forget;
 pub mod history;
+pub mod map;
 pub mod notify;
 pub mod policy;
 pub mod record;
@@ -17,6 +18,7 @@ pub mod restore;
 pub mod run;
 pub mod scrub;
 pub mod simulate;
+pub mod smart;
 pub mod spare;
 pub mod status;
 pub mod udev_probe;
@@ -65,12 +67,16 @@ enum Verb {
     Restore(restore::Args),
     /// Open a main device whose spare is dead or gone: what had moved there fails
     Activate(activate::Args),
+    /// Show what the disks say of themselves, and how that changed
+    Smart(smart::Args),
     /// Read every sector of a set, slowly, to find bad ones before an application does
     Scrub(scrub::Args),
     /// Move a range of sectors to the spare by hand
     Remap(remap::Args),
     /// Move what a spare serves back to main, where main takes it
     Unremap(unremap::Args),
+    /// Write what is known of each sector as a map of ddrescue, or have what such a map calls bad looked at
+    Map(map::Args),
     /// Give up a set that is not open, so that its disks can be used for something else
     Forget(forget::Args),
     /// Look for what would keep a bad sector from being cured
@@ -144,9 +150,11 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Restore(args) => restore::main(args, &settings, cli.json),
         Verb::Forget(args) => forget::main(args, &settings, cli.json),
         Verb::Activate(args) => activate::main(args, &settings, cli.json),
+        Verb::Smart(args) => smart::main(args, &settings, cli.json),
         Verb::Scrub(args) => scrub::main(args, &settings, cli.json),
         Verb::Remap(args) => remap::main(args, &settings, cli.json),
         Verb::Unremap(args) => unremap::main(args, &settings, cli.json),
+        Verb::Map(args) => map::main(args, &settings, cli.json),
         Verb::Doctor(args) => doctor::main(args, &settings, cli.json),
         Verb::Policy(args) => policy::main(args, &settings, cli.json),
         Verb::Record(args) => record::main(args, &settings),

@@ -207,7 +207,7 @@ fn explain(policies: &Policies, number: u64, settings: &Settings, json: bool, ou
 
 fn decision_of(entry: &Entry) -> Option<&Decision> {
     match &entry.what {
-        What::Remapped { decision, .. } | What::NotRemapped { decision, .. } => Some(decision),
+        What::Remapped { decision, .. } | What::NotRemapped { decision, .. } | What::Trend { decision, .. } => Some(decision),
         _ => None,
     }
 }

@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 /// Stack of a thread of tokio. All of it is locked in memory.
 const STACK: usize = 512 << 10;
 
-/// How long the end waits for a flush of a spare that is under way.
+/// How long the end waits for a flush of a member that is under way.
 const LAST_FLUSH: Duration = Duration::from_secs(10);
 
 /// Options of `run`.
@@ -54,8 +54,10 @@ pub fn main(args: &Args, settings: Settings) -> anyhow::Result<ExitCode> {
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_stack_size(STACK).enable_all().build()?;
     let ended = tokio.block_on(runtime::run(settings, args.early));
     if !quiesce(LAST_FLUSH) {
-        tracing::warn!("a spare takes long for a flush; an application may be told that one of its own failed");
+        tracing::warn!("a member takes long for a flush; an application may be told that one of its own failed");
     }
+    // What still looks at a slow disk ends with the process, as far as it can.
+    tokio.shutdown_background();
     lines.flush();
     ended.map(|()| ExitCode::SUCCESS)
 }

@@ -23,7 +23,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Make another disk a spare of a set that is closed
+    /// Make another disk a spare of a set, which may be open and in use
     Add(add::Args),
     /// Show what is on a spare, and what of it is damaged
     Inspect(inspect::Args),

@@ -137,7 +137,9 @@ fn show_one(set: &SetReport, out: &mut impl Write) -> std::io::Result<()> {
             usage.in_use.human(),
             usage.bad.human()
         );
-        rows.add_row([format!("  space {index}"), words]);
+        let forecast = set.status.as_ref().and_then(|status| status.spares.get(index)?.forecast);
+        let forecast = forecast.map(|forecast| format!("; {forecast}")).unwrap_or_default();
+        rows.add_row([format!("  space {index}"), format!("{words}{forecast}")]);
     }
     if let Some(target) = &set.target {
         let words =

@@ -8,12 +8,29 @@ pub mod server;
 
 use crate::edge::{TargetStatus, Usage};
 use crate::engine::SetStatus;
-use crate::model::{Entry, Extent, Millis, ScrubProgress, SetName};
+use crate::model::surface::Area;
+use crate::model::{Entry, Extent, Member, Millis, Sample, ScrubProgress, Sectors, SetName, TestTimes};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// The largest message, bytes.
 pub const MAX_MESSAGE: usize = 16 << 20;
+
+/// Ranges of a map that are looked at, at most.
+pub const MOST_AREAS: usize = 10_000;
+
+/// Sectors of a map that are looked at, at most: 4 GiB. Who has more to look at scrubs.
+pub const MOST_SECTORS: Sectors = Sectors(8 << 20);
+
+/// What becomes of sectors that are known on a spare and whose spare lacks them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    /// The spare is an older one, and there is no other: they fail until they are written
+    Lost,
+    /// They had gone back to main, and only this machine does not know: main serves them
+    Main,
+}
 
 /// What the command line asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,6 +105,16 @@ pub enum Request {
         /// Do it; else only say what would be written.
         sure: bool,
     },
+    /// Decide about sectors that are known on a spare and whose spare lacks them.
+    #[serde(rename = "io.remap_guardian.Missing")]
+    Missing {
+        /// The set, by name or id.
+        name: SetName,
+        /// What becomes of them.
+        missing: Missing,
+        /// Do it; else only say what would be done.
+        sure: bool,
+    },
     /// Open main without its spare: what had moved there fails.
     #[serde(rename = "io.remap_guardian.Degrade")]
     Degrade {
@@ -111,6 +138,26 @@ pub enum Request {
         name: SetName,
         /// What to do.
         order: ScrubOrder,
+    },
+    /// What do the drives say of themselves, and how did that change?
+    #[serde(rename = "io.remap_guardian.Smart")]
+    Smart {
+        /// Only this set.
+        name: Option<SetName>,
+    },
+    /// What is known of each sector of a set?
+    #[serde(rename = "io.remap_guardian.Map")]
+    Map {
+        /// The set.
+        name: SetName,
+    },
+    /// Read what a map of ddrescue calls bad. The answer comes when that is done.
+    #[serde(rename = "io.remap_guardian.ImportMap")]
+    ImportMap {
+        /// The set.
+        name: SetName,
+        /// Ranges of main, in order, none overlapping another: at most [`MOST_AREAS`], together at most [`MOST_SECTORS`].
+        areas: Vec<Extent>,
     },
     /// Record what the engine sees.
     #[serde(rename = "io.remap_guardian.Record")]
@@ -318,6 +365,61 @@ pub struct NewsReport {
 pub struct ScrubReport {
     /// How far it is; none if there has been none.
     pub scrub: Option<ScrubProgress>,
+}
+
+/// Answer to `Smart`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SmartReport {
+    /// The disks of the open sets, main's first.
+    pub disks: Vec<DiskReport>,
+}
+
+/// One disk in a SMART report.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DiskReport {
+    /// The set.
+    pub set: SetName,
+    /// What it is to the set.
+    pub member: Member,
+    /// The kernel's name of the whole disk.
+    pub disk: String,
+    /// The last reading in one line, or why there is none.
+    pub reading: String,
+    /// Places that the drive calls bad.
+    pub calls_bad: Vec<Named>,
+    /// When its self-tests were last started by the daemon.
+    pub tests: TestTimes,
+    /// What it counted, oldest first.
+    pub samples: Vec<Sample>,
+}
+
+/// A place that a drive names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// Logical block of the drive, as it counts them.
+    pub lba: u64,
+    /// The log that names it, in words.
+    pub log: String,
+}
+
+/// Answer to `Map`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MapReport {
+    /// Size of the device.
+    pub sectors: Sectors,
+    /// All of it, in order.
+    pub areas: Vec<Area>,
+}
+
+/// Answer to `ImportMap`, in blocks of the set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportReport {
+    /// Blocks on main that the map calls bad.
+    pub blocks: u64,
+    /// Those of them that do not read.
+    pub bad_blocks: u64,
+    /// Others that a spare serves already.
+    pub on_spare: u64,
 }
 
 /// Answer to `Record`.

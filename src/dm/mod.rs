@@ -20,10 +20,12 @@ pub mod target;
 pub mod udev;
 mod words;
 
+pub use backing::Devno;
 pub use error::Error;
 pub use look::{Info, Listed};
 pub use mapper::Mapper;
 pub use name::{BadName, Name, Uuid};
+pub use stack::below;
 pub use status::Status;
 pub use table::{BadTable, Line, Table};
 pub use target::Target;

@@ -26,7 +26,7 @@ pub(super) fn way_down(below: &dyn Fn(Devno) -> Vec<Devno>, from: Devno, to: Dev
 
 /// What a device stands on directly: the devices of its tables, the live one and the inactive one (or the members of an
 /// array), the disk of a partition, the file system or device of a loop device.
-pub(super) fn below(sysfs: &Path, (major, minor): Devno) -> Vec<Devno> {
+pub fn below(sysfs: &Path, (major, minor): Devno) -> Vec<Devno> {
     // What goes while it is looked at is not there.
     let Ok(folder) = fs::canonicalize(sysfs.join(format!("dev/block/{major}:{minor}"))) else { return Vec::new() };
     let number = |folder: &Path| Device(fs::read_to_string(folder.join("dev")).ok()?.trim().into()).devno();

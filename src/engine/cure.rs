@@ -2,7 +2,7 @@
 
 use super::Effect;
 use super::case::{Case, CaseId, Outcome, Stage, Step};
-use super::observe::{SCRUB, read_error};
+use super::observe::{finder, read_error};
 use super::set::SetState;
 use crate::edge::FenceId;
 use crate::model::*;
@@ -16,7 +16,7 @@ pub(super) const MAX_CURES: usize = 16;
 impl SetState {
     /// A failed write waits (or an operator asks): start a case for every part that has none.
     pub(super) fn on_held(&mut self, now: Millis, fault: Fault, next_case: &mut u64) -> Vec<Effect> {
-        let mut effects = Vec::new();
+        let mut effects = if fault.held { self.call_off(now, &fault.extent) } else { Vec::new() };
         // A write is narrowed piece by piece: more of it may become known while its cure is under way.
         for case in self.cases.values_mut().filter(|case| fault.held && case.cures(&fault.extent)) {
             // A cure that nobody waited for becomes one that this write waits for.
@@ -26,6 +26,9 @@ impl SetState {
         for part in self.new_parts(&fault, &mut effects) {
             let fault = Fault { extent: part, ..fault.clone() };
             effects.extend(self.open_cases(now, fault, next_case));
+        }
+        if fault.held {
+            effects.extend(self.start_returning(now, next_case));
         }
         effects
     }
@@ -46,10 +49,7 @@ impl SetState {
             {
                 continue;
             }
-            match parts.last().and_then(|last| last.join(&piece)) {
-                Some(joined) => *parts.last_mut().expect("it was joined to it") = joined,
-                None => parts.push(piece),
-            }
+            piece.add_to(&mut parts);
         }
         parts
     }
@@ -227,8 +227,10 @@ impl SetState {
             evidence.push("an earlier read of these sectors failed".into());
         }
         match (case.stage, case.remap) {
-            (Stage::Probing, _) if case.decision.rule == SCRUB => vec![Effect::Record(self.found_entry(now, &case))],
             (Stage::Probing, _) => {
+                if let Some(by) = finder(&case.decision.rule) {
+                    return vec![Effect::Record(self.found_entry(now, &case, by))];
+                }
                 let failed = Failed { error: read_error(&case), count: 1, extent: Some(case.fault.extent) };
                 vec![Effect::Record(self.error_entry(now, &failed, case.lost))]
             }
@@ -249,7 +251,9 @@ impl SetState {
                 if case.decision.action == Action::Rewrite && case.from.is_none() && !remap.flags.marked {
                     self.return_later(&remap.main, &Decision { action: Action::Unremap, ..case.decision.clone() });
                 }
-                self.spent.push_back((now, spare_len(remap.main.len(), self.desc.block()).0 / self.desc.block().0));
+                let len = spare_len(remap.main.len(), self.desc.block());
+                self.spent.push_back((now, len.0 / self.desc.block().0));
+                self.spares[usize::from(remap.spare)].spend(now, len.0 as i64);
                 let (saved, decision, class) = (case.saved, case.decision, case.fault.class);
                 let took_ms = now.0.saturating_sub(case.fault.at.0);
                 let what = match case.from {

@@ -9,17 +9,22 @@ mod set;
 mod snapshot;
 mod status;
 mod storm;
+mod tending;
 #[cfg(test)]
 mod tests;
 mod unremap;
+#[cfg(test)]
+mod unremap_tests;
 
 pub use crate::plan::scrub::Part;
 pub use case::{CaseId, Outcome, Step};
 pub use set::SetState;
 pub use snapshot::{Snapshot, SpareSnapshot};
 pub use status::{CaseStatus, SetStatus};
+pub use tending::Tended;
+pub use unremap::CALLED_OFF;
 
-use crate::model::{Entry, Extent, Member, Millis, Remap, Sector, SetDescription, SetId, TargetError};
+use crate::model::{Entry, Extent, FailedRequest, Finder, Member, Millis, Remap, Sector, SetDescription, SetId, TargetError};
 use crate::policy::Policy;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -64,6 +69,16 @@ pub enum Event {
         /// The sector on main that it names, if any.
         sector: Option<Sector>,
         /// The line.
+        text: String,
+        /// The request that failed, where the line tells of exactly one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failed: Option<FailedRequest>,
+    },
+    /// Another disk at the controller's port of a member, or the port itself, has an error that says nothing about a medium.
+    Nearby {
+        /// The set.
+        set: SetId,
+        /// The line that tells of it.
         text: String,
     },
     /// A SMART summary of a member; `worse` lists counters that rose since the last.
@@ -124,12 +139,15 @@ pub enum Event {
         /// The range on main.
         extent: Extent,
     },
-    /// A scrub found a block that does not read.
+    /// A block was tried that no application waits for, and does not read.
     Found {
         /// The set.
         set: SetId,
-        /// Where it read, and which range of the device that served then.
+        /// Where it was read, and which range of the device that served then.
         part: Part,
+        /// Who looked there.
+        #[serde(default)]
+        by: Finder,
     },
     /// A scrub has ended.
     Scrubbed {
@@ -138,12 +156,24 @@ pub enum Event {
         /// What it came to.
         summary: crate::model::ScrubSummary,
     },
-    /// What [`Effect::Tend`] came to.
+    /// What [`Effect::Tend`] came to, or what the actuator has to tell besides.
     Tended {
         /// The set.
         set: SetId,
+        /// The spare that was looked after, and what that came to.
+        #[serde(default)]
+        spare: Option<(u16, Tended)>,
         /// What history is to be told, in words.
         news: Vec<String>,
+    },
+    /// What was spent of the spares before the set was opened, as far as the history tells.
+    Spent {
+        /// The set.
+        set: SetId,
+        /// All is told of so long, ms.
+        known_ms: u64,
+        /// What was spent.
+        spent: Vec<Spent>,
     },
     /// Another policy is in force for a set.
     Policy {
@@ -154,6 +184,17 @@ pub enum Event {
     },
     /// A second or so has passed.
     Tick,
+}
+
+/// Sectors of a spare that were spent before the set was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    /// The spare.
+    pub spare: u16,
+    /// So long ago, ms.
+    pub ago_ms: u64,
+    /// So many; less than 0 where they came back.
+    pub sectors: i64,
 }
 
 /// Something to do. The runtime does it and answers with an event where the variant says so.
@@ -195,6 +236,13 @@ pub enum Effect {
         case: CaseId,
         /// The remap.
         remap: Remap,
+    },
+    /// A write waits for what is to be returned. If nothing of that was done yet, its answer is `Failed` with [`CALLED_OFF`].
+    CallOff {
+        /// The set.
+        set: SetId,
+        /// The case.
+        case: CaseId,
     },
     /// Reserve and verify spare space. Answer: `Event::Reserved`.
     Reserve {
@@ -239,13 +287,20 @@ pub enum Effect {
         /// The range.
         extent: Extent,
     },
-    /// Try again what could not be done for the spares' tables on the way of a cure. Answer: `Event::Tended`.
+    /// Try one block of a spare's table again that did not take its second copy. Answer: `Event::Tended`.
     Tend {
         /// The set.
         set: SetId,
+        /// The spare.
+        spare: u16,
     },
     /// Read a SMART sample of the members soon.
     SampleSmart {
+        /// The set.
+        set: SetId,
+    },
+    /// Read everything that the set has, unless that is under way: somewhere a disk lost what it had taken.
+    Scrub {
         /// The set.
         set: SetId,
     },
@@ -286,7 +341,14 @@ impl Engine {
             Event::Opened { set, remaps, capacity, policy } => {
                 self.sessions += 1;
                 let mut state = SetState::new(*set, remaps, capacity, *policy, self.sessions);
+                // It was taken over from ourselves.
+                if let Some(before) = self.sets.remove(&state.id()) {
+                    state = state.after(before);
+                }
+                // More may be told of what came before.
+                state.spares.iter_mut().for_each(|spare| spare.spending.known_since(now.0 as i64));
                 effects.extend(state.refill(now));
+                effects.extend(state.start_returning(now, &mut self.next_case));
                 effects.push(Effect::SampleSmart { set: state.id() });
                 self.sets.insert(state.id(), state);
             }
@@ -297,17 +359,19 @@ impl Engine {
             }
             Event::Tick => {
                 for set in self.sets.values_mut() {
-                    effects.extend(set.tick(now));
+                    effects.extend(set.tick(now, &mut self.next_case));
                     effects.extend(set.refill(now));
                 }
             }
             Event::Errors { set, .. }
             | Event::Noted { set, .. }
+            | Event::Nearby { set, .. }
             | Event::Smart { set, .. }
             | Event::Space { set, .. }
             | Event::Reserved { set, .. }
             | Event::Done { set, .. }
             | Event::Policy { set, .. }
+            | Event::Spent { set, .. }
             | Event::Found { set, .. }
             | Event::Scrubbed { set, .. }
             | Event::AskedBack { set, .. }

@@ -16,8 +16,28 @@ const STORM_QUIET_MS: u64 = 10_000;
 /// How long after we gave up a held write the target's word of it may come, ms; it is looked for every second.
 const RELEASED_MS: u64 = 10_000;
 
-/// The rule by which what a scrub finds is decided.
-pub(super) const SCRUB: &str = "scrub";
+/// The rule by which what is found before an application meets it is decided.
+const fn rule(by: Finder) -> &'static str {
+    match by {
+        Finder::Scrub => "scrub",
+        Finder::Drive => "drive",
+        Finder::Map => "map",
+    }
+}
+
+/// Who has found what a case is about, if it was found so.
+pub(super) fn finder(rule: &str) -> Option<Finder> {
+    [Finder::Scrub, Finder::Drive, Finder::Map].into_iter().find(|by| self::rule(*by) == rule)
+}
+
+/// As a beginning of a sentence.
+fn found_by(by: Finder) -> &'static str {
+    match by {
+        Finder::Scrub => "a scrub found it",
+        Finder::Map => "a map of ddrescue calls it bad, and it did not read when tried",
+        Finder::Drive => "the drive itself calls it bad, and it did not read when tried",
+    }
+}
 
 /// As many are remembered.
 const RELEASED: usize = 256;
@@ -33,6 +53,7 @@ impl SetState {
                 self.quiet.insert(kind, Millis(now.0 + STORM_QUIET_MS));
                 effects.push(Effect::Record(self.error_entry(now, &failed, Vec::new())));
             }
+            effects.extend(self.scrub_after(now, &failed.error));
             effects.extend(self.on_spare_error(now, &failed.error, failed.extent, next_case));
             return effects;
         }
@@ -52,6 +73,16 @@ impl SetState {
         self.look_closer(now, extent, failed.error.class, decision, next_case)
     }
 
+    /// A drive that could not write what it had in its cache says so at a flush, and not where (S2).
+    fn scrub_after(&mut self, now: Millis, error: &TargetError) -> Option<Effect> {
+        let lost = error.op == Op::Flush && error.class.may_be_medium();
+        let due = self.scrub_due.is_none_or(|due| due <= now);
+        (lost && due).then(|| {
+            self.scrub_due = Some(Millis(now.0 + HOUR));
+            Effect::Scrub { set: self.id() }
+        })
+    }
+
     /// Sectors of a spare failed that serve main.
     fn on_spare_error(&mut self, now: Millis, error: &TargetError, extent: Option<Extent>, next_case: &mut u64) -> Vec<Effect> {
         let Some(extent) = extent.filter(|_| error.class.may_be_medium() && !self.is_stale(error)) else { return Vec::new() };
@@ -60,21 +91,23 @@ impl SetState {
         self.relocate(now, &fault, next_case)
     }
 
-    /// A scrub found a block that does not read. On main it is looked at more closely.
-    pub(super) fn on_found(&mut self, now: Millis, part: Part, next_case: &mut u64) -> Vec<Effect> {
+    /// A block does not read. On main it is looked at more closely.
+    pub(super) fn on_found(&mut self, now: Millis, part: Part, by: Finder, next_case: &mut u64) -> Vec<Effect> {
         let (member, extent) = (part.member, part.main);
         if member == Member::Main {
             self.read_errors.insert(extent.start(), now);
             let decision = Decision {
                 action: Action::Observe,
-                rule: SCRUB.into(),
-                reason: "a scrub found it; the sectors heal when they are next written".into(),
+                rule: rule(by).into(),
+                reason: format!("{}; the sectors heal when they are next written", found_by(by)),
             };
             return self.look_closer(now, extent, ErrorClass::Medium, decision, next_case);
         }
-        let meaning =
-            "a scrub found it: sectors that a spare serves do not read there any more; they heal when they are next written";
-        let (op, class, unreadable, meaning) = (Op::Read, ErrorClass::Medium, Vec::new(), meaning.into());
+        let meaning = format!(
+            "{}: sectors that a spare serves do not read there any more; they heal when they are next written",
+            found_by(by)
+        );
+        let (op, class, unreadable) = (Op::Read, ErrorClass::Medium, Vec::new());
         let evidence = self.evidence(now, member, &extent);
         let what = What::Error { member, op, extent: Some(extent), class, unreadable, meaning, evidence };
         let mut effects = vec![Effect::Record(self.entry(now, what))];
@@ -165,10 +198,10 @@ impl SetState {
         vec![Effect::Record(self.entry(now, What::NotRemapped { extent, decision, reason, evidence }))]
     }
 
-    /// What a scrub found is no error that an application got.
-    pub(super) fn found_entry(&self, now: Millis, case: &Case) -> Entry {
+    /// What was found so is no error that an application got.
+    pub(super) fn found_entry(&self, now: Millis, case: &Case, by: Finder) -> Entry {
         let Fault { member, op, extent, class, .. } = case.fault;
-        let meaning = "a scrub found it before an application did; the sectors heal when they are next written".into();
+        let meaning = format!("{}, before an application met it; the sectors heal when they are next written", found_by(by));
         let (unreadable, evidence) = (case.lost.clone(), self.evidence(now, member, &extent));
         self.entry(now, What::Error { member, op, extent: Some(extent), class, unreadable, meaning, evidence })
     }
@@ -178,6 +211,11 @@ impl SetState {
         let meaning = match (error.op, error.class.may_be_medium()) {
             (Op::Read, true) => {
                 "the application got the error, not wrong data; the sectors heal when they are next written".to_string()
+            }
+            (Op::Flush, true) => {
+                "the failed flush was passed to the application; where the drive lost something it does not say, so a scrub looks \
+                 for what does not read, once an hour at most"
+                    .to_string()
             }
             (_, false) => format!("a {} error says nothing about the medium: no spare is spent on it", error.class),
             (op, true) => format!("the failed {op} was passed to the application"),
@@ -189,13 +227,7 @@ impl SetState {
 
     /// What other sources said about these sectors lately, and the last SMART sample of the disk that failed.
     pub(super) fn evidence(&self, now: Millis, member: Member, extent: &Extent) -> Vec<String> {
-        let recent = self.notes.iter().filter(|note| now.0 < note.at.0 + 60_000);
-        let fitting = recent.filter(|note| note.sector.is_some_and(|sector| extent.contains(sector)));
-        let mut lines: Vec<String> = fitting.map(|note| note.text.clone()).collect();
-        lines.dedup();
-        lines.reverse();
-        lines.truncate(3);
-        lines.reverse();
+        let mut lines = self.notes.about(now, extent);
         lines.extend(self.smart.get(&member).cloned());
         lines
     }

@@ -2,26 +2,25 @@
 
 use super::case::{Case, CaseId, Stage, Step};
 use super::storm::{Change, Storm};
-use super::unremap::again;
-use super::{Effect, Event};
+use super::tending::Tending;
+use super::unremap::{OPERATOR, again};
+use super::{Effect, Event, Spent};
 use crate::model::{
-    Action, Decision, Entry, ErrorClass, Extent, Fault, Member, Millis, Op, Remap, Sector, Sectors, SetDescription, SetId,
-    TargetErrorKind, What,
+    Action, Counter, Decision, Entry, ErrorClass, Extent, Fault, Member, Millis, Op, Remap, Sector, Sectors, SetDescription,
+    SetId, TargetErrorKind, What,
 };
+use crate::plan::forecast::{Forecast, Spending};
 use crate::plan::{Reserve, scrub, spare_len};
 use crate::policy::{Ledger, Policy};
-use crate::triage::{not_the_medium, triage, whole_blocks};
+use crate::triage::{Note, Notes, not_the_medium, triage, whole_blocks};
 use std::collections::{BTreeMap, VecDeque};
 
 pub(super) const HOUR: u64 = 3_600_000;
+pub(super) const MINUTE: u64 = 60_000;
 /// Steps that must not be given up are tried again at most this often, ms.
 const RETRY_MS: u64 = 1_000;
-/// How often the spares' tables are looked after, ms.
-const TEND_MS: u64 = 30_000;
 /// A spare that did not answer is tried again after this, ms.
 const UNTRIED_PAUSE_MS: u64 = 30_000;
-/// Evidence lines kept per set.
-const NOTES: usize = 64;
 
 /// State of one open set.
 #[derive(Debug)]
@@ -35,16 +34,20 @@ pub struct SetState {
     pub(super) smart: BTreeMap<Member, String>,
     pub(super) waiting: Vec<Fault>,
     pub(super) quiet: BTreeMap<(Member, &'static str, &'static str), Millis>,
-    pub(super) notes: VecDeque<Note>,
+    /// When a failed flush may start a scrub again.
+    pub(super) scrub_due: Option<Millis>,
+    pub(super) notes: Notes,
     pub(super) read_errors: BTreeMap<Sector, Millis>,
     pub(super) spent: VecDeque<(Millis, u64)>,
     /// Where held writes were given their error by us: the target tells of each once more.
     pub(super) released: VecDeque<(Millis, Extent)>,
     pub(super) storm: Storm,
+    /// The last error of another disk at the port of one of its disks.
+    nearby: Option<(Millis, String)>,
+    /// The last growth of what a drive counts of damage on the way to it.
+    link_damage: Option<(Millis, String)>,
     /// Remaps that are to go back to main, by first main sector.
     pub(super) returning: VecDeque<(Sector, Decision)>,
-    /// When the spares' tables are to be looked after; `None` while that is under way.
-    tend_at: Option<Millis>,
     /// Number of this opening of the set.
     pub(super) session: u64,
 }
@@ -60,9 +63,22 @@ pub(super) struct SpareState {
     pub(super) refilling: bool,
     pub(super) refill_after: Millis,
     pub(super) alerted: u8,
+    pub(super) spending: Spending,
+    pub(super) tending: Tending,
 }
 
 impl SpareState {
+    /// Sectors of it were spent, or came back.
+    pub(super) fn spend(&mut self, now: Millis, sectors: i64) {
+        self.spending.add(now.0 as i64, sectors);
+    }
+
+    /// When it will be full, as far as that can be told.
+    pub(super) fn forecast(&self, now: Millis) -> Option<Forecast> {
+        let left = self.free?.0 + self.reserve.total().0 + self.untried.0;
+        self.spending.forecast(now.0 as i64, Sectors(left))
+    }
+
     /// How much of it serves main, in percent.
     pub(super) fn percent(&self) -> u8 {
         (self.in_use.0.saturating_mul(100) / self.capacity.0.max(1)).min(100) as u8
@@ -84,13 +100,6 @@ pub struct Counters {
     pub missed: u64,
 }
 
-#[derive(Debug)]
-pub(super) struct Note {
-    pub(super) at: Millis,
-    pub(super) sector: Option<Sector>,
-    pub(super) text: String,
-}
-
 impl SetState {
     /// A set whose device has just been opened.
     pub fn new(desc: SetDescription, remaps: Vec<Remap>, capacity: Vec<Sectors>, policy: Policy, session: u64) -> SetState {
@@ -105,19 +114,29 @@ impl SetState {
             smart: BTreeMap::new(),
             waiting: Vec::new(),
             quiet: BTreeMap::new(),
-            notes: VecDeque::new(),
+            scrub_due: None,
+            notes: Notes::default(),
             read_errors: BTreeMap::new(),
             spent: VecDeque::new(),
             released: VecDeque::new(),
             storm: Storm::default(),
+            nearby: None,
+            link_damage: None,
             returning: VecDeque::new(),
-            tend_at: Some(Millis(0)),
             session,
         };
         for remap in remaps {
             set.insert(remap);
         }
         set
+    }
+
+    /// Goes on with what an earlier session knew and no disk knows: a storm, what was spent, what is to go back.
+    pub(super) fn after(self, mut before: SetState) -> SetState {
+        let cut_off = before.cases.values().filter_map(|case| Some((case.taken_back()?.main.start(), case.decision.clone())));
+        let returning = cut_off.chain(std::mem::take(&mut before.returning)).collect();
+        let SetState { desc, policy, remaps, spares, cases, waiting, session, .. } = self;
+        SetState { desc, policy, remaps, spares, cases, waiting, returning, session, ..before }
     }
 
     /// The set.
@@ -169,6 +188,22 @@ impl SetState {
         scrub::parts(range, remaps)
     }
 
+    /// What depends on a range of a member of this set; nothing where it serves nothing.
+    pub fn parts_on(&self, member: Member, range: Extent) -> Vec<scrub::Part> {
+        match member {
+            Member::Main => {
+                let Some(blocks) = whole_blocks(range, self.desc.block(), self.desc.main.sectors) else { return Vec::new() };
+                let mut parts = self.scrub_parts(blocks.start(), blocks.len());
+                parts.retain(|part| part.member == Member::Main);
+                parts
+            }
+            Member::Spare(spare) => {
+                let blocks = range.align_outward(self.desc.block());
+                blocks.map(|blocks| scrub::served_from(spare, blocks, self.remaps.values())).unwrap_or_default()
+            }
+        }
+    }
+
     pub(super) fn apply(&mut self, now: Millis, event: Event, next_case: &mut u64) -> Vec<Effect> {
         match event {
             Event::Errors { records, missed, .. } => {
@@ -197,14 +232,22 @@ impl SetState {
                 }
                 effects
             }
-            Event::Noted { sector, text, .. } => {
-                self.notes.push_back(Note { at: now, sector, text });
-                if self.notes.len() > NOTES {
-                    self.notes.pop_front();
+            Event::Noted { sector, text, failed, .. } => {
+                // What names no sector is evidence of none.
+                if let Some(sector) = sector {
+                    self.notes.add(Note { at: now, sector, text, failed });
                 }
                 Vec::new()
             }
+            Event::Nearby { text, .. } => {
+                self.nearby = Some((now, text));
+                let began = self.storm.count(now, 1, self.policy.storm.errors_per_minute);
+                began.map(|change| self.storm_alert(now, change)).into_iter().collect()
+            }
             Event::Smart { member, summary, worse, .. } => {
+                if let Some(change) = worse.iter().find(|change| is_of_the_link(change)) {
+                    self.link_damage = Some((now, format!("SMART of {member}: {change}")));
+                }
                 self.smart.insert(member, summary);
                 worse.into_iter().map(|change| Effect::Record(self.entry(now, What::Smart { member, change }))).collect()
             }
@@ -229,17 +272,31 @@ impl SetState {
                 self.on_held(now, fault, next_case)
             }
             Event::AskedBack { extent, .. } => {
-                let (rule, reason) = ("operator/unremap".into(), "an operator asked for it".into());
+                let (rule, reason) = (OPERATOR.into(), "an operator asked for it".into());
                 self.return_later(&extent, &Decision { action: Action::Unremap, rule, reason });
                 self.start_returning(now, next_case)
             }
-            Event::Found { part, .. } => self.on_found(now, part, next_case),
+            Event::Found { part, by, .. } => self.on_found(now, part, by, next_case),
             Event::Scrubbed { summary, .. } => vec![Effect::Record(self.entry(now, What::Scrubbed(summary)))],
-            Event::Tended { news, .. } => {
-                self.tend_at = Some(Millis(now.0 + TEND_MS));
+            Event::Tended { spare, news, .. } => {
+                if let Some((state, tended)) =
+                    spare.and_then(|(spare, tended)| Some((self.spares.get_mut(usize::from(spare))?, tended)))
+                {
+                    state.tending.answered(now, tended);
+                }
                 news.into_iter().map(|message| Effect::Record(self.alert(now, message))).collect()
             }
             Event::Done { case, outcome, .. } => self.on_done(now, case, outcome, next_case),
+            Event::Spent { known_ms, spent, .. } => {
+                let ago = |ms: u64| now.0 as i64 - ms.min(i64::MAX as u64) as i64;
+                self.spares.iter_mut().for_each(|spare| spare.spending.known_since(ago(known_ms)));
+                for Spent { spare, ago_ms, sectors } in spent {
+                    if let Some(spare) = self.spares.get_mut(usize::from(spare)) {
+                        spare.spending.add(ago(ago_ms), sectors);
+                    }
+                }
+                Vec::new()
+            }
             Event::Policy { policy, .. } => {
                 self.policy = *policy;
                 self.refill(now)
@@ -270,7 +327,7 @@ impl SetState {
     }
 
     /// Steps that must come to an end are tried again.
-    pub(super) fn tick(&mut self, now: Millis) -> Vec<Effect> {
+    pub(super) fn tick(&mut self, now: Millis, next_case: &mut u64) -> Vec<Effect> {
         let set = self.id();
         while self.spent.front().is_some_and(|(at, _)| at.0 + 24 * HOUR < now.0) {
             self.spent.pop_front();
@@ -295,9 +352,8 @@ impl SetState {
             case.tried_at = Millis(u64::MAX);
             effects.push(Effect::Step { set, case: case.id, step });
         }
-        if self.tend_at.take_if(|at| now >= *at).is_some() {
-            effects.push(Effect::Tend { set });
-        }
+        effects.extend(self.give_up_announcing(now, next_case));
+        effects.extend(self.tend(now));
         effects
     }
 
@@ -345,20 +401,32 @@ impl SetState {
             return None;
         }
         state.alerted = level;
-        Some(Effect::Record(self.alert(now, format!("spare {spare} is {percent} % used: plan its replacement or add another"))))
+        let forecast = state.forecast(now).map(|forecast| format!("; {forecast}")).unwrap_or_default();
+        let message = format!("spare {spare} is {percent} % used: plan its replacement or add another{forecast}");
+        Some(Effect::Record(self.alert(now, message)))
     }
 
     fn storm_alert(&self, now: Millis, change: Change) -> Effect {
         let message = match change {
             Change::Began(errors) => format!(
                 "{errors} errors that say nothing about the medium within a minute: nothing moves to a spare until a minute passes without \
-                 one; look at cables, power and controller"
+                 one; look at cables, power and controller{}",
+                self.signs_of_the_link(now)
             ),
             Change::Ended { errors, lasted } => {
                 format!("the storm is over, after {errors} errors in {} s: bad sectors are cured again", lasted / 1000)
             }
         };
         Effect::Record(self.alert(now, message))
+    }
+
+    /// What else speaks for the way to a disk: errors of others at its port within a minute, and damage that a drive counted within a day.
+    fn signs_of_the_link(&self, now: Millis) -> String {
+        let lately = |sign: &Option<(Millis, String)>, ms: u64| match sign {
+            Some((at, text)) if now.0 < at.0 + ms => format!("; {text}"),
+            _ => String::new(),
+        };
+        lately(&self.nearby, MINUTE) + &lately(&self.link_damage, 24 * HOUR)
     }
 
     pub(super) fn alert(&self, now: Millis, message: String) -> Entry {
@@ -388,4 +456,9 @@ impl SetState {
             assert!(!self.spares[spare as usize].reserve.overlaps(&extent), "a spare sector waits and is in use");
         }
     }
+}
+
+/// Whether what got worse, in SMART's words, is a count of damage on the way to the drive.
+fn is_of_the_link(change: &str) -> bool {
+    Counter::ALL.iter().any(|(counter, _)| counter.tells_of_link() && change.starts_with(counter.words()))
 }

@@ -1,8 +1,9 @@
 //! What people and other programs may see of the engine.
 
 use super::case::Stage;
-use super::set::{Counters, SetState};
-use crate::model::{Extent, Member, Remap, Sectors, SetId, SetName};
+use super::set::{Counters, SetState, SpareState};
+use crate::model::{Extent, Member, Millis, Remap, Sectors, SetId, SetName};
+use crate::plan::forecast::Forecast;
 use serde::{Deserialize, Serialize};
 
 /// One set, summed up.
@@ -38,6 +39,9 @@ pub struct SpareStatus {
     pub in_use: Sectors,
     /// Sectors verified and ready.
     pub ready: Sectors,
+    /// When it will be full, as far as that can be told.
+    #[serde(default)]
+    pub forecast: Option<Forecast>,
 }
 
 /// One cure under way.
@@ -54,15 +58,20 @@ pub struct CaseStatus {
 }
 
 impl SetState {
-    /// A summary for display.
-    pub fn status(&self) -> SetStatus {
-        let spares = self.spares.iter();
+    /// A summary for display, at this time.
+    pub fn status(&self, now: Millis) -> SetStatus {
+        let spare = |spare: &SpareState| SpareStatus {
+            capacity: spare.capacity,
+            in_use: spare.in_use,
+            ready: spare.reserve.total(),
+            forecast: spare.forecast(now),
+        };
         SetStatus {
             id: self.desc.id,
             name: self.desc.name.clone(),
             sectors: self.desc.main.sectors,
             remaps: self.remaps.values().copied().collect(),
-            spares: spares.map(|s| SpareStatus { capacity: s.capacity, in_use: s.in_use, ready: s.reserve.total() }).collect(),
+            spares: self.spares.iter().map(spare).collect(),
             cases: self
                 .cases
                 .values()

@@ -1,11 +1,9 @@
 //! The breaker: errors that say nothing about the medium, so many at once that no error is believed to be the medium's (S7).
 
+use super::set::MINUTE;
 use crate::model::Millis;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
-
-/// The window, and how long a storm lasts after its last error, ms.
-const MINUTE: u64 = 60_000;
 
 /// Errors of the last minute, by second.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

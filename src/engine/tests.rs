@@ -2,14 +2,14 @@ use super::*;
 use crate::model::*;
 use crate::policy::Policy;
 
-const SET: SetId = SetId(uuid::Uuid::nil());
+pub(super) const SET: SetId = SetId(uuid::Uuid::nil());
 
 fn identity(sectors: u64) -> Identity {
     Identity { serial: "S".into(), sectors: Sectors(sectors), logical_block: 512, physical_block: 4096, ..Identity::default() }
 }
 
 /// An engine with one open set whose only spare has nothing ready.
-fn engine(policy: Policy) -> Engine {
+pub(super) fn engine(policy: Policy) -> Engine {
     let spare = identity(4096);
     let set = SetDescription {
         id: SET,
@@ -42,7 +42,7 @@ fn observing() -> Policy {
     }
 }
 
-fn told(seq: u64, kind: TargetErrorKind) -> Event {
+pub(super) fn told(seq: u64, kind: TargetErrorKind) -> Event {
     let record = TargetError {
         seq,
         kind,
@@ -57,7 +57,26 @@ fn told(seq: u64, kind: TargetErrorKind) -> Event {
     Event::Errors { set: SET, records: vec![record], missed: 0 }
 }
 
-fn recorded(effects: &[Effect]) -> Vec<&What> {
+#[test]
+fn a_failed_flush_starts_a_scrub_once_an_hour() {
+    let mut engine = engine(Policy::test_balanced());
+    let mut seq = 0;
+    let mut scrubs = |at: u64, op: Op, class: ErrorClass| {
+        seq += 1;
+        let mut event = told(seq, TargetErrorKind::Failed);
+        if let Event::Errors { records, .. } = &mut event {
+            records[0] = TargetError { op, class, main: None, ..records[0].clone() };
+        }
+        engine.apply(Millis(at), event).contains(&Effect::Scrub { set: SET })
+    };
+    assert!(!scrubs(1_000, Op::Flush, ErrorClass::Transport), "it says nothing about a medium");
+    assert!(!scrubs(2_000, Op::Discard, ErrorClass::Medium), "nothing was lost");
+    assert!(scrubs(3_000, Op::Flush, ErrorClass::Ioerr));
+    assert!(!scrubs(3_602_000, Op::Flush, ErrorClass::Ioerr), "it is not an hour ago");
+    assert!(scrubs(3_603_000, Op::Flush, ErrorClass::Medium));
+}
+
+pub(super) fn recorded(effects: &[Effect]) -> Vec<&What> {
     effects.iter().filter_map(|effect| if let Effect::Record(entry) = effect { Some(&entry.what) } else { None }).collect()
 }
 
@@ -83,8 +102,32 @@ fn a_write_that_the_kernel_gave_up_by_itself_is_told_with_the_reason() {
     }
 }
 
+#[test]
+fn evidence_is_what_the_application_met_and_not_what_our_trials_of_it_met() {
+    let noted = |sector: u64, len: u64| {
+        let (by, op, class) = (Teller::Tracepoint, Some(Op::Read), ErrorClass::Medium);
+        let failed = Some(FailedRequest { by, op, class, len: Sectors(len), read_ahead: false });
+        Event::Noted { set: SET, member: Member::Main, sector: Some(Sector(sector)), text: format!("{sector}+{len}"), failed }
+    };
+    let mut engine = engine(Policy::test_balanced());
+    engine.apply(Millis(1), noted(80, 8));
+    let mut event = told(1, TargetErrorKind::Failed);
+    if let Event::Errors { records, .. } = &mut event {
+        records[0].op = Op::Read;
+    }
+    let effects = engine.apply(Millis(2), event);
+    let Some(Effect::Probe { case, .. }) = effects.first() else { panic!("it is not looked at: {effects:?}") };
+    for sector in 80..88 {
+        engine.apply(Millis(3), noted(sector, 1));
+    }
+    let outcome = Outcome::Probed { unreadable: vec![Sector(80)] };
+    let effects = engine.apply(Millis(4), Event::Done { set: SET, case: *case, outcome });
+    let [What::Error { evidence, .. }] = recorded(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(evidence[0], "80+8");
+}
+
 /// A read of one sector fails, and when it is tried again, too.
-fn unread(policy: Policy) -> (Engine, Vec<Effect>) {
+pub(super) fn unread(policy: Policy) -> (Engine, Vec<Effect>) {
     let mut engine = engine(policy);
     let ready = vec![Extent::new(Sector(88), Sectors(64)).unwrap()];
     let free = Sectors(1000);
@@ -154,6 +197,44 @@ fn a_storm_stops_spending_and_says_so() {
     assert!(matches!(steps(&cured)[..], [Step::Fence(_)]), "{cured:?}");
 }
 
+#[test]
+fn errors_of_others_at_the_same_port_are_part_of_a_storm_and_are_named() {
+    let mut engine = engine(Policy::test_balanced());
+    let worse = vec!["CRC errors of the link: 3 → 5".into()];
+    engine.apply(Millis(5), Event::Smart { set: SET, member: Member::Main, summary: String::new(), worse });
+    let mut event = told(1, TargetErrorKind::Failed);
+    if let Event::Errors { records, .. } = &mut event {
+        records[0].class = ErrorClass::Transport;
+    }
+    engine.apply(Millis(10), event);
+    let limit = Policy::test_balanced().storm.errors_per_minute;
+    let near = |n: u64| Event::Nearby { set: SET, text: format!("at the same port: line {n}") };
+    let alerts: Vec<_> = (2..=limit).map(|n| engine.apply(Millis(10 + n), near(n))).collect();
+    let (last, before) = alerts.split_last().unwrap();
+    assert!(before.iter().all(Vec::is_empty), "{before:?}");
+    let [What::Alert { message }] = recorded(last)[..] else { panic!("{last:?}") };
+    assert!(message.contains(&format!("at the same port: line {limit}")) && message.contains("SMART of main: CRC"), "{message}");
+    let refused = engine.apply(Millis(100), told(65, TargetErrorKind::Held));
+    assert!(matches!(refused.first(), Some(Effect::Step { step: Step::GiveUp { .. }, .. })), "{refused:?}");
+}
+
+#[test]
+fn every_count_of_the_link_is_named_in_a_storm_for_a_day_and_no_other_count_is() {
+    const DAY: u64 = 24 * 3_600_000;
+    for ((counter, _), at) in Counter::ALL.into_iter().flat_map(|counter| [(counter, 5 + DAY - 1), (counter, 5 + DAY)]) {
+        let mut engine = engine(Policy::test_balanced());
+        let change = format!("{}: 3 → 5", counter.words());
+        let event = Event::Smart { set: SET, member: Member::Main, summary: String::new(), worse: vec![change.clone()] };
+        let told = engine.apply(Millis(5), event);
+        assert!(matches!(recorded(&told)[..], [What::Smart { member: Member::Main, change: of }] if *of == change), "{told:?}");
+        let near = |_| engine.apply(Millis(at), Event::Nearby { set: SET, text: "at the same port".into() });
+        let last = (0..Policy::test_balanced().storm.errors_per_minute).map(near).last().unwrap();
+        let [What::Alert { message }] = recorded(&last)[..] else { panic!("{last:?}") };
+        let is_named = message.contains(&format!("SMART of main: {change}"));
+        assert_eq!(is_named, counter.tells_of_link() && at < 5 + DAY, "{message}");
+    }
+}
+
 /// A block of main is served by the spare at 88, and there is more verified space.
 fn served() -> Engine {
     let mut engine = engine(Policy::test_balanced());
@@ -169,7 +250,7 @@ fn served() -> Engine {
 }
 
 /// Lets the first case of these effects go through all its steps. What comes at the end.
-fn move_to_the_end(engine: &mut Engine, effects: &[Effect]) -> Vec<Effect> {
+pub(super) fn move_to_the_end(engine: &mut Engine, effects: &[Effect]) -> Vec<Effect> {
     let started = effects.iter().find_map(|effect| match effect {
         Effect::Step { case, step: Step::Fence(_), .. } => Some(*case),
         _ => None,
@@ -188,7 +269,7 @@ fn places(engine: &Engine) -> Vec<(u64, u64)> {
     engine.set(SET).unwrap().remaps().map(|remap| (remap.main.start().0, remap.at.0)).collect()
 }
 
-fn on_the_spare(seq: u64, kind: TargetErrorKind, op: Op, at: u64) -> Event {
+pub(super) fn on_the_spare(seq: u64, kind: TargetErrorKind, op: Op, at: u64) -> Event {
     let mut event = told(seq, kind);
     if let Event::Errors { records, .. } = &mut event {
         (records[0].member, records[0].member_sector, records[0].op) = (Member::Spare(0), Sector(at), op);
@@ -276,7 +357,7 @@ fn what_an_earlier_session_asked_for_is_not_handed_out() {
         free: Sectors(1000),
         untried: Sectors(0),
     };
-    let ready = |engine: &Engine| engine.set(SET).unwrap().status().spares[0].ready;
+    let ready = |engine: &Engine| engine.set(SET).unwrap().status(Millis(0)).spares[0].ready;
     engine.apply(Millis(1), late(0));
     assert_eq!(ready(&engine), Sectors(0));
     engine.apply(Millis(1), late(1));
@@ -295,118 +376,87 @@ fn a_write_that_meets_a_move_nobody_waited_for_is_waited_for() {
     assert_eq!(covered.len(), 1);
 }
 
-/// An engine whose main sectors 80 to 87 are on the spare at 88; a read of them failed, and nothing of them was lost.
-fn remapped(action: Action) -> (Engine, Vec<Effect>) {
-    let (mut engine, mut effects) = {
-        let policy = Policy { read_error: crate::policy::ReadError { action }, ..Policy::test_balanced() };
-        unread(policy)
-    };
-    let mut last = Vec::new();
-    let mut seq = 0;
-    // The first of the two blocks that moved; the other one is given no answers.
-    let mut of = None;
-    while let Some((case, step)) = effects.iter().find_map(|effect| match effect {
-        Effect::Step { case, step, .. } if of.is_none_or(|of| of == *case) => Some((*case, step.clone())),
-        _ => None,
-    }) {
-        of = Some(case);
-        let outcome = match step {
-            Step::Fence(_) => Outcome::Fenced(7),
-            Step::Salvage { .. } => Outcome::Salvaged { saved: Sectors(8), lost: Vec::new(), marked: false },
-            Step::Seal(_) => Outcome::Sealed,
-            Step::Commit(remap) => {
-                seq += 1;
-                Outcome::Committed(Remap { seq, ..remap })
-            }
-            Step::AddRemap { .. } => Outcome::Live,
-            other => panic!("{other:?}"),
-        };
-        effects = engine.apply(Millis(10), Event::Done { set: SET, case, outcome });
-        last = effects.clone();
-    }
-    (engine, last)
+#[test]
+fn a_place_that_the_drive_calls_bad_and_that_does_not_read_is_probed_and_told() {
+    let mut engine = engine(Policy::test_balanced());
+    let state = engine.set(SET).unwrap();
+    let extent = |start, len| Extent::new(Sector(start), Sectors(len)).unwrap();
+    let parts = state.parts_on(Member::Main, extent(83, 1));
+    assert_eq!(parts, [Part { member: Member::Main, at: extent(80, 8), main: extent(80, 8) }], "a whole block");
+    assert_eq!(state.parts_on(Member::Main, extent(200_000, 1)), [], "beyond its end");
+    assert_eq!(state.parts_on(Member::Spare(0), extent(100, 1)), [], "nothing is served from there");
+    let effects = engine.apply(Millis(1_000), Event::Found { set: SET, part: parts[0], by: Finder::Drive });
+    let [Effect::Probe { case, extent: probed, .. }] = effects[..] else { panic!("{effects:?}") };
+    assert_eq!(probed, extent(80, 8));
+    let outcome = Outcome::Probed { unreadable: vec![Sector(83)] };
+    let effects = engine.apply(Millis(1_010), Event::Done { set: SET, case, outcome });
+    let [What::Error { unreadable, meaning, .. }] = recorded(&effects)[..] else { panic!("{effects:?}") };
+    assert!(unreadable == &[Sector(83)] && meaning.contains("the drive itself calls it bad"), "{meaning}");
+    assert_eq!(engine.set(SET).unwrap().status(Millis(0)).counters.read_errors, 0, "no application met it");
 }
 
-/// Answers until nothing more is asked; gives what was asked, in words, and what was recorded.
-fn bring_back(engine: &mut Engine, mut effects: Vec<Effect>, answer: impl Fn(&str) -> Outcome) -> (Vec<String>, Vec<What>) {
-    let (mut asked, mut told) = (Vec::new(), Vec::new());
-    loop {
-        told.extend(recorded(&effects).into_iter().cloned());
-        let next = effects.iter().find_map(|effect| match effect {
-            Effect::Announce { case, .. } => Some((*case, "announce")),
-            Effect::Return { case, .. } => Some((*case, "return")),
-            Effect::Step { case, step: Step::Seal(_), .. } => Some((*case, "seal")),
-            Effect::Step { case, step: Step::Unrecord(_), .. } => Some((*case, "unrecord")),
-            Effect::Step { case, step: Step::RemoveRemap { .. }, .. } => Some((*case, "remove_remap")),
-            Effect::Step { case, step: Step::Lift(_), .. } => Some((*case, "lift")),
-            _ => None,
+#[test]
+fn an_alert_says_when_the_spare_will_be_full_if_that_can_be_told() {
+    const DAY: u64 = 24 * 3_600_000;
+    let spent =
+        |days: std::ops::Range<u64>| days.map(|day| Spent { spare: 0, ago_ms: day * DAY, sectors: 8 }).collect::<Vec<_>>();
+    let message = |known_ms, spent| {
+        let mut engine = engine(Policy {
+            spare: crate::policy::Spare { alert_percent: vec![1], ..Policy::test_balanced().spare },
+            ..Policy::test_balanced()
         });
-        let Some((case, word)) = next else { return (asked, told) };
-        asked.push(word.to_string());
-        effects = engine.apply(Millis(20), Event::Done { set: SET, case, outcome: answer(word) });
-    }
+        engine.apply(Millis(5), Event::Spent { set: SET, known_ms, spent });
+        let state = engine.sets.get_mut(&SET).unwrap();
+        (state.spares[0].in_use, state.spares[0].free) = (Sectors(400), Some(Sectors(320)));
+        let Some(Effect::Record(entry)) = state.usage_alert(Millis(10), 0) else { panic!("no alert") };
+        assert_eq!(state.status(Millis(10)).spares[0].forecast.is_some(), entry.what.sentence().contains("full in about"));
+        entry.what.sentence()
+    };
+    // Of seven days with 8 sectors each the first is just more than a week ago: 320 more last for 46 days.
+    let told = message(30 * DAY, spent(1..8));
+    assert!(told.ends_with("at the rate of the last 7 days it is full in about 46 days"), "{told}");
+    assert!(message(30 * DAY, spent(1..2)).ends_with("add another"), "one day is no rate");
+    assert!(message(DAY / 2, spent(0..8)).ends_with("add another"), "too little is known");
 }
 
-fn good(word: &str) -> Outcome {
-    match word {
-        "announce" => Outcome::Announced,
-        "return" => Outcome::BroughtBack(9),
-        "seal" => Outcome::Sealed,
-        "unrecord" => Outcome::Committed(Remap {
-            main: Extent::new(Sector(80), Sectors(8)).unwrap(),
-            spare: 0,
-            at: Sector(88),
-            flags: RemapFlags::default(),
-            seq: 2,
-        }),
-        "remove_remap" => Outcome::Unmapped { free: true },
-        "lift" => Outcome::Released,
-        other => panic!("{other}"),
-    }
+/// When the spare is tended by ticks from `from` on.
+fn tended_at(engine: &mut Engine, from: u64) -> Option<u64> {
+    let tends = |effects: Vec<Effect>| effects.contains(&Effect::Tend { set: SET, spare: 0 });
+    (from..from + 5_000_000).step_by(1_000).find(|at| tends(engine.apply(Millis(*at), Event::Tick)))
 }
 
-fn asked_back() -> Event {
-    Event::AskedBack { set: SET, extent: Extent::new(Sector(84), Sectors(1)).unwrap() }
+fn after_tend(engine: &mut Engine, at: u64, tended: Tended) -> u64 {
+    engine.apply(Millis(at), Event::Tended { set: SET, spare: Some((0, tended)), news: Vec::new() });
+    tended_at(engine, at).unwrap() - at
 }
 
 #[test]
-fn what_goes_back_is_written_down_copied_and_sealed_before_its_record_goes() {
-    let (mut engine, _) = remapped(Action::Remap);
-    assert_eq!(engine.set(SET).unwrap().remaps().count(), 1);
-    let ready = engine.set(SET).unwrap().status().spares[0].ready;
-    let effects = engine.apply(Millis(15), asked_back());
-    let (asked, told) = bring_back(&mut engine, effects, good);
-    assert_eq!(asked, ["announce", "return", "seal", "unrecord", "remove_remap"]);
-    assert!(matches!(told[..], [What::Unremapped { .. }]), "{told:?}");
-    assert_eq!(engine.set(SET).unwrap().remaps().count(), 0);
-    assert_eq!(engine.set(SET).unwrap().status().spares[0].ready, Sectors(ready.0 + 8), "its space is ready again");
+fn a_spare_that_takes_no_write_is_tended_ever_more_rarely_unless_a_seal_waits_for_it() {
+    let mut engine = engine(Policy::test_balanced());
+    let at = tended_at(&mut engine, 0).unwrap();
+    assert_eq!(tended_at(&mut engine, at), None, "one is under way");
+    let failed = |sealed| Tended::Failed { sealed };
+    let mut waits = |tended: Tended, times: usize| -> Vec<u64> {
+        (0..times).map(|_| after_tend(&mut engine, 10_000_000, tended) / 1_000).collect()
+    };
+    assert_eq!(waits(Tended::Mended, 2), [0, 0]);
+    assert_eq!(waits(failed(false), 9), [30, 60, 120, 240, 480, 960, 1920, 3600, 3600]);
+    assert_eq!(waits(Tended::Well, 2), [30, 30]);
+    assert_eq!(waits(failed(true), 5), [1, 2, 4, 8, 8]);
 }
 
 #[test]
-fn what_cannot_go_back_stays_and_says_why() {
-    let failing = ["announce", "return", "seal", "unrecord"];
-    for (index, failing) in failing.into_iter().enumerate() {
-        let (mut engine, _) = remapped(Action::Remap);
-        let effects = engine.apply(Millis(15), asked_back());
-        let answer = |word: &str| match word {
-            "unrecord" if word == failing => Outcome::NotCommitted("why".into()),
-            word if word == failing => Outcome::Failed("why".into()),
-            word => good(word),
-        };
-        let (asked, told) = bring_back(&mut engine, effects, answer);
-        let lifted = index > 1;
-        assert_eq!((asked.len(), asked.last().unwrap() == "lift"), (index + 1 + usize::from(lifted), lifted), "{asked:?}");
-        assert!(matches!(&told[..], [What::StaysRemapped { reason, .. }] if reason == "why"), "{told:?}");
-        assert_eq!(engine.set(SET).unwrap().remaps().count(), 1);
-    }
-}
-
-#[test]
-fn a_policy_that_rewrites_sends_back_what_was_saved_as_a_whole() {
-    let (mut engine, effects) = remapped(Action::Rewrite);
-    let (asked, told) = bring_back(&mut engine, effects, good);
-    assert_eq!(asked.first().map(String::as_str), Some("announce"), "{asked:?}");
-    assert!(told.iter().any(|what| matches!(what, What::Unremapped { .. })), "{told:?}");
-    let (_, effects) = remapped(Action::Remap);
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Announce { .. })));
+fn no_spare_is_tended_while_a_write_waits() {
+    let mut engine = engine(Policy::test_balanced());
+    let ready = vec![Extent::new(Sector(88), Sectors(64)).unwrap()];
+    // It waits for spare space, then for its cure.
+    engine.apply(Millis(1), told(1, TargetErrorKind::Held));
+    assert_eq!(tended_at(&mut engine, 2), None);
+    let reserved = Event::Reserved { set: SET, session: 1, spare: 0, extents: ready, free: Sectors(0), untried: Sectors(0) };
+    let effects = engine.apply(Millis(3), reserved);
+    let Some(Effect::Step { case, .. }) = effects.first() else { panic!("{effects:?}") };
+    assert_eq!(tended_at(&mut engine, 4), None);
+    engine.apply(Millis(5), Event::Done { set: SET, case: *case, outcome: Outcome::Failed("no fence".into()) });
+    engine.apply(Millis(6), Event::Done { set: SET, case: *case, outcome: Outcome::Released });
+    assert_eq!(tended_at(&mut engine, 7), Some(7));
 }

@@ -3,6 +3,8 @@
 //! What is about to go is written down on the host, or a table that lacks it would be taken for an older one after a crash. Then:
 //! fence, copy to main, flush, read back (all that is [`Effect::Return`]); seal; remove the record, which is the commit
 //! point; `remove_remap`. Sectors that are lost have nothing to go back: a remap that holds one stays as a whole.
+//!
+//! Until the fence is up all this waits for others, perhaps for the disk that a write waits for. So a write that waits there ends it.
 
 use super::Effect;
 use super::case::{Case, CaseId, Outcome, Stage, Step};
@@ -10,6 +12,9 @@ use super::set::SetState;
 use crate::edge::FenceId;
 use crate::model::*;
 use crate::plan::spare_len;
+
+/// How long it may take until it is written down that a remap goes back to main, ms.
+const ANNOUNCE_MS: u64 = 30_000;
 
 impl SetState {
     /// Queues the remaps that serve any of these sectors, to go back one after the other.
@@ -26,7 +31,8 @@ impl SetState {
         }
         while let Some((start, decision)) = self.returning.pop_front() {
             let Some(remap) = self.remaps.get(&start).copied() else { continue };
-            if self.cases.values().any(|case| case.cures(&remap.main)) {
+            let cured = self.cases.values().any(|case| case.cures(&remap.main));
+            if cured || self.waiting.iter().any(|fault| fault.extent.overlaps(&remap.main)) {
                 continue;
             }
             let id = CaseId(*next_case);
@@ -49,6 +55,40 @@ impl SetState {
             return vec![Effect::Announce { set: self.id(), case: id, remap }];
         }
         Vec::new()
+    }
+
+    /// A write waits in this range. Nobody waits for an un-remap: one of which nothing was done yet ends here. Whether the prober has
+    /// begun with it, only that knows.
+    pub(super) fn call_off(&mut self, now: Millis, extent: &Extent) -> Vec<Effect> {
+        let set = self.id();
+        let waits = |case: &&Case| case.cures(extent) && matches!(case.stage, Stage::Announcing | Stage::Returning);
+        match self.cases.values().find(waits).map(|case| (case.id, case.stage)) {
+            Some((case, Stage::Returning)) => vec![Effect::CallOff { set, case }],
+            Some((case, _)) => self.end_announcing(now, case, CALLED_OFF.into()),
+            None => Vec::new(),
+        }
+    }
+
+    /// Ends an un-remap that waits for too long until it is written down.
+    pub(super) fn give_up_announcing(&mut self, now: Millis, next_case: &mut u64) -> Vec<Effect> {
+        let late = |case: &&Case| case.stage == Stage::Announcing && now.0 >= case.fault.at.0 + ANNOUNCE_MS;
+        let Some(case) = self.cases.values().find(late).map(|case| case.id) else { return Vec::new() };
+        let reason = format!("it could not be written down within {} s that it goes back to main", ANNOUNCE_MS / 1_000);
+        // Who has asked by hand is told, and may ask again. A policy asks once.
+        let (from, decision) = (self.cases[&case].from, self.cases[&case].decision.clone());
+        if decision.rule != OPERATOR {
+            self.returning.extend(from.map(|remap| (remap.main.start(), decision)));
+        }
+        let mut effects = self.end_announcing(now, case, reason);
+        effects.extend(self.start_returning(now, next_case));
+        effects
+    }
+
+    /// The answer may still come, and is nobody's then. What is written down until then goes with the entry.
+    fn end_announcing(&mut self, now: Millis, id: CaseId, reason: String) -> Vec<Effect> {
+        let Some(case) = self.cases.remove(&id) else { return Vec::new() };
+        let entry = |remap| self.entry(now, What::StaysRemapped { remap, decision: case.decision, reason });
+        case.from.map(entry).map(Effect::Record).into_iter().collect()
     }
 
     /// A step of an un-remap has ended.
@@ -113,6 +153,7 @@ impl SetState {
             let spare = &mut self.spares[usize::from(remap.spare)];
             spare.reserve.add([extent]);
             spare.alerted = spare.alerted.min(spare.percent());
+            spare.spend(now, -(extent.len().0 as i64));
         }
         // Before history: with the entry it is forgotten that the remap was about to go. What is not free now is so after the next
         // start, which gives every table block its second copy.
@@ -141,6 +182,12 @@ fn wait(case: &mut Case, now: Millis, reason: String) -> Option<Step> {
     (case.failure, case.tried_at) = (Some(reason), now);
     None
 }
+
+/// The rule of what somebody asked for by hand.
+pub(super) const OPERATOR: &str = "operator/unremap";
+
+/// Why an un-remap ended before it began.
+pub const CALLED_OFF: &str = "a write waits for these sectors and is cured first; ask again";
 
 /// What is tried again of an un-remap that is stuck.
 pub(super) fn again(stage: Stage, remap: Remap, fence: Option<FenceId>) -> Option<Step> {

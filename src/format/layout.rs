@@ -37,7 +37,7 @@ fn crc(block: &Block) -> u32 {
     crc32c::crc32c_append(gap, &block[CRC_AT + 4..])
 }
 
-pub(super) fn seal(block: &mut Block) {
+pub(crate) fn seal(block: &mut Block) {
     let sum = crc(block);
     put(block, CRC_AT, &sum.to_le_bytes());
 }

@@ -6,7 +6,7 @@
 pub mod checksum;
 pub mod geometry;
 pub mod header;
-mod layout;
+pub(crate) mod layout;
 pub mod lost_mark;
 pub mod merge;
 pub mod table;

@@ -34,10 +34,15 @@ use uuid::Uuid;
 /// Records in one table block.
 pub const RECORDS_PER_BLOCK: usize = 126;
 
+/// The highest sequence number. Each takes a write of the table, and a start that finds a slot unread goes ahead by
+/// 2³², so no spare comes to it; of a table that says more, the next number might not exist.
+pub const MAX_SEQ: u64 = 1 << 62;
+
 const MAGIC: &[u8; 8] = b"RMPTABLE";
 const RECORDS_AT: usize = 64;
 const RECORD_BYTES: usize = 32;
 const MARKED: u16 = 1;
+const BEYOND: &str = "has a sequence number that no spare comes to (above 2⁶²)";
 
 /// Which slot pair a block is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +90,9 @@ pub enum TableError {
 pub fn encode(place: Place, seq: u64, records: &[Remap]) -> Result<[u8; BLOCK_BYTES], TableError> {
     if records.len() > RECORDS_PER_BLOCK {
         return Err(TableError::Content("has too many records"));
+    }
+    if seq > MAX_SEQ {
+        return Err(TableError::Content(BEYOND));
     }
     let mut block = [0; BLOCK_BYTES];
     put(&mut block, 0, MAGIC);
@@ -134,6 +142,9 @@ pub fn decode(bytes: &[u8]) -> Result<TableBlock, TableError> {
         return Err(TableError::Content("is not zero where it is unused"));
     }
     let seq = get_u64(block, 40);
+    if seq > MAX_SEQ {
+        return Err(TableError::Content(BEYOND));
+    }
     let records = (0..count).map(|number| record(block, RECORDS_AT + number * RECORD_BYTES, place, seq));
     Ok(TableBlock { place, seq, records: records.collect::<Result<_, _>>()? })
 }
@@ -186,6 +197,19 @@ mod tests {
     fn remap(main: u64, at: u64, len: u64, marked: bool, seq: u64) -> Remap {
         let main = Extent::new(Sector(main), Sectors(len)).unwrap();
         Remap { main, spare: PLACE.spare, at: Sector(at), flags: RemapFlags { marked }, seq }
+    }
+
+    #[test]
+    fn a_sequence_number_that_leaves_no_next_one_is_refused() {
+        assert_eq!(decode(&encode(PLACE, MAX_SEQ, &[]).unwrap()).unwrap().seq, MAX_SEQ);
+        for seq in [MAX_SEQ + 1, u64::MAX] {
+            let refused = Err(TableError::Content(BEYOND));
+            assert_eq!(encode(PLACE, seq, &[]).map(drop), refused);
+            let mut crafted = encode(PLACE, 9, &[remap(8, 16, 8, true, 9)]).unwrap();
+            put(&mut crafted, 40, &seq.to_le_bytes());
+            layout::seal(&mut crafted);
+            assert_eq!(decode(&crafted).map(drop), refused);
+        }
     }
 
     #[test]
@@ -250,15 +274,15 @@ mod tests {
     }
 
     prop_compose! {
-        fn any_remap()(main in 0..u64::MAX - (1 << 33), at in 0..u64::MAX - (1 << 33), len in 1..1u64 << 32, marked: bool, seq in 1..u64::MAX)
+        fn any_remap()(main in 0..u64::MAX - (1 << 33), at in 0..u64::MAX - (1 << 33), len in 1..1u64 << 32, marked: bool, seq in 1..=MAX_SEQ)
             -> Remap { remap(main, at, len, marked, seq) }
     }
 
     proptest! {
         #[test]
         fn round_trip(records in proptest::collection::vec(any_remap(), 0..=RECORDS_PER_BLOCK)) {
-            let block = encode(PLACE, u64::MAX, &records).unwrap();
-            prop_assert_eq!(decode_at(&block, PLACE), Ok(TableBlock { place: PLACE, seq: u64::MAX, records }));
+            let block = encode(PLACE, MAX_SEQ, &records).unwrap();
+            prop_assert_eq!(decode_at(&block, PLACE), Ok(TableBlock { place: PLACE, seq: MAX_SEQ, records }));
         }
 
         #[test]

@@ -1,7 +1,7 @@
 //! What goes wrong: error records of the target, and the faults that triage makes of them.
 
 use super::set::SetId;
-use super::units::{Extent, Millis, Sector};
+use super::units::{Extent, Millis, Sector, Sectors};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -142,6 +142,31 @@ pub struct TargetError {
     /// Age in ms when the ring was read.
     pub age_ms: u64,
     /// The I/O was a read-ahead: a hint, it counts for no threshold.
+    pub read_ahead: bool,
+}
+
+/// Who told of a failed request to a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Teller {
+    /// A line of the kernel log.
+    Log,
+    /// The kernel's tracepoint `block_rq_error`.
+    Tracepoint,
+}
+
+/// What the kernel says of a request to a disk that failed, besides where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedRequest {
+    /// Who told of it.
+    pub by: Teller,
+    /// Kind of I/O, where it is told.
+    pub op: Option<Op>,
+    /// The block layer's reason.
+    pub class: ErrorClass,
+    /// Sectors that failed; 0 where it is not told.
+    pub len: Sectors,
+    /// It was read in advance: a hint. Only the tracepoint tells.
     pub read_ahead: bool,
 }
 

@@ -6,6 +6,7 @@ use super::fault::{ErrorClass, Member, Op};
 use super::remap::Remap;
 use super::scrub::ScrubSummary;
 use super::set::{SetId, SetName};
+use super::trend::Growth;
 use super::units::{Extent, Millis, Sector, Sectors};
 use serde::{Deserialize, Serialize};
 
@@ -187,6 +188,26 @@ pub enum What {
         member: Member,
         /// What changed, in words.
         change: String,
+    },
+    /// A counter of a drive grows faster than the policy takes for harmless.
+    Trend {
+        /// The disk.
+        member: Member,
+        /// Which counter, and how far it has come within a week.
+        growth: Growth,
+        /// By which rule that is told.
+        decision: Decision,
+    },
+    /// A file system on the set met an error of its own.
+    FileSystem {
+        /// Where it is mounted.
+        at: String,
+        /// The first error since the last entry, in words.
+        error: String,
+        /// How many there were since.
+        count: u32,
+        /// The inode that the first one is about, if it is about one.
+        inode: Option<u64>,
     },
     /// The oldest entries of the set were taken out of the history.
     Pruned {

@@ -54,6 +54,15 @@ impl What {
                 format!("{op}{at} failed on {member} ({class})")
             }
             What::Smart { member, change } => format!("SMART of {member}: {change}"),
+            What::Trend { member, growth, .. } => {
+                let (words, advice) = (growth.counter.words(), growth.counter.advice());
+                format!("SMART of {member}: {words} grow fast, {} → {} within a week; {advice}", growth.from, growth.to)
+            }
+            What::FileSystem { at, error, count, inode } => {
+                let about = inode.map(|inode| format!(", inode {inode}")).unwrap_or_default();
+                let more = if *count > 1 { format!("; {count} errors in all") } else { String::new() };
+                format!("the file system at {at} met an error: {error}{about}{more}; unmount it and have it checked (fsck)")
+            }
             What::Pruned { entries, first, last, reason, broken } => {
                 let broken = if broken.is_empty() { String::new() } else { format!("; BROKEN were {broken:?}") };
                 format!("{entries} entries of the history from {} to {} pruned: {reason}{broken}", first.number, last.number)

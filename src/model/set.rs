@@ -166,6 +166,18 @@ impl SetDescription {
         Sectors(self.main.physical_sectors().0.max(widest.0).max(8))
     }
 
+    /// Whether it is meant by a name that somebody gave: its own, or its id in words.
+    pub fn is_called(&self, name: &SetName) -> bool {
+        self.name == *name || self.id.to_string() == name.as_str()
+    }
+
+    /// The set with its first spares only, so many.
+    pub fn with_spares(&self, count: usize) -> SetDescription {
+        let first = |spares: &[Identity]| spares.iter().take(count).cloned().collect();
+        let geometry = self.geometry.iter().take(count).copied().collect();
+        SetDescription { spares: first(&self.spares), geometry, ..self.clone() }
+    }
+
     /// The sectors at the start and at the end of spare `index` that serve no main sector.
     pub fn reserve(&self, index: usize) -> (Sectors, Sectors) {
         let data = self.geometry[index].data;

@@ -155,6 +155,17 @@ impl Extent {
         if self.end() == next.start { Extent::new(self.start, Sectors(self.len.0 + next.len.0)).ok() } else { None }
     }
 
+    /// Adds what the last of these ranges does not hold yet, joined to that if it follows it. None of them begins after this one.
+    pub fn add_to(self, sorted: &mut Vec<Extent>) {
+        let Some(last) = sorted.last_mut() else { return sorted.push(self) };
+        let start = self.start.max(last.end());
+        let Ok(rest) = Extent::new(start, Sectors(self.end().0.saturating_sub(start.0))) else { return };
+        match last.join(&rest) {
+            Some(joined) => *last = joined,
+            None => sorted.push(rest),
+        }
+    }
+
     /// The smallest extent of whole `unit`-sized blocks that covers this one; `None` on overflow.
     pub fn align_outward(&self, unit: Sectors) -> Option<Extent> {
         let start = self.start.align_down(unit);

@@ -37,7 +37,9 @@ impl What {
     pub fn urgency(&self) -> Urgency {
         match self {
             What::NotRestored { .. } | What::NotRemapped { .. } | What::Alert { .. } => Urgency::Alarm,
-            What::Error { .. } | What::Smart { .. } | What::Relocated { .. } => Urgency::Warning,
+            What::Error { .. } | What::Smart { .. } | What::Trend { .. } | What::Relocated { .. } | What::FileSystem { .. } => {
+                Urgency::Warning
+            }
             What::Remapped { lost, .. } if !lost.is_empty() => Urgency::Warning,
             What::Scrubbed(ScrubSummary { bad_blocks: 1.., .. }) => Urgency::Warning,
             What::Pruned { broken, .. } if !broken.is_empty() => Urgency::Warning,

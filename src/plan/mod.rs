@@ -1,5 +1,6 @@
 //! Plans: which verified spare range a cure takes, and what a scrub reads next.
 
+pub mod forecast;
 pub mod scrub;
 
 use crate::model::{Extent, Sector, Sectors};

@@ -51,6 +51,18 @@ pub fn parts<'a>(range: Extent, remaps: impl IntoIterator<Item = &'a Remap>) -> 
     parts
 }
 
+/// What the remaps of one spare serve from a range of that spare.
+pub fn served_from<'a>(spare: u16, range: Extent, remaps: impl IntoIterator<Item = &'a Remap>) -> Vec<Part> {
+    let there = remaps.into_iter().filter(|remap| remap.spare == spare && remap.spare_extent().overlaps(&range));
+    let served = |remap: &Remap| {
+        let at = remap.spare_extent();
+        let (start, end) = (at.start().max(range.start()), at.end().min(range.end()));
+        let main = remap.main.start().0 + (start.0 - at.start().0);
+        part(Member::Spare(spare), start.0, main, main + (end.0 - start.0))
+    };
+    there.filter_map(served).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +85,17 @@ mod tests {
         assert_eq!(found, [spare(904, 4, 4), main(8, 8), spare(100, 16, 8), spare(500, 24, 8), main(32, 12)]);
         assert_eq!(parts(extent(18, 2), &remaps), [spare(102, 18, 2)]);
         assert_eq!(parts(extent(40, 8), &[]), [main(40, 8)]);
+    }
+
+    #[test]
+    fn a_range_of_a_spare_is_known_by_what_it_serves() {
+        let remaps = [remap(0, 8, 900), remap(16, 16, 100), remap(40, 8, 300)];
+        let spare = |at, start, len| Part { member: Member::Spare(1), at: extent(at, len), main: extent(start, len) };
+        assert_eq!(served_from(1, extent(896, 8), &remaps), [spare(900, 0, 4)]);
+        assert_eq!(served_from(1, extent(104, 8), &remaps), [spare(104, 20, 8)]);
+        assert_eq!(served_from(1, extent(90, 300), &remaps), [spare(100, 16, 16), spare(300, 40, 8)]);
+        assert_eq!(served_from(0, extent(90, 300), &remaps), []);
+        assert_eq!(served_from(1, extent(116, 100), &remaps), []);
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub struct Policy {
     pub spare: Spare,
     /// Looking for bad sectors before an application meets them.
     pub scrub: Scrub,
+    /// What drives say of themselves.
+    #[serde(default)]
+    pub smart: Smart,
 }
 
 /// A kind of disk. Every key that is given must fit; texts may hold `*`, `?` and `[…]`.
@@ -105,6 +108,24 @@ pub struct Scrub {
     pub mib_per_second: u64,
 }
 
+/// What drives say of themselves. A policy written before there was this has what is built in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Smart {
+    /// A counter that grows by so much within a week is told; 0: never.
+    pub growth_per_week: u64,
+    /// A short self-test of each disk is started when the last one was so many days ago, at most 3650; 0: never.
+    pub short_test_days: u64,
+    /// The same of long ones.
+    pub long_test_days: u64,
+}
+
+impl Default for Smart {
+    fn default() -> Smart {
+        Smart { growth_per_week: 16, short_test_days: 0, long_test_days: 0 }
+    }
+}
+
 /// Says nothing, but refuses keys that a policy does not have: what one file may hold.
 ///
 /// Kept beside [`Policy`] because only a single file knows its lines; the merged whole does not.
@@ -121,6 +142,7 @@ pub(super) struct Fragment {
     storm: Option<StormFragment>,
     spare: Option<SpareFragment>,
     scrub: Option<ScrubFragment>,
+    smart: Option<SmartFragment>,
 }
 
 #[derive(Deserialize)]
@@ -168,6 +190,15 @@ struct ScrubFragment {
     mib_per_second: Option<u64>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "only its shape is asked")]
+struct SmartFragment {
+    growth_per_week: Option<u64>,
+    short_test_days: Option<u64>,
+    long_test_days: Option<u64>,
+}
+
 /// A value that its type allows and its meaning does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BadValue {
@@ -201,6 +232,12 @@ impl Policy {
         }
         if !(1..=10_000).contains(&self.scrub.mib_per_second) {
             return bad("scrub.mib_per_second", format!("{} is not within 1 to 10000", self.scrub.mib_per_second));
+        }
+        let Smart { short_test_days, long_test_days, .. } = self.smart;
+        for (key, days) in [("smart.short_test_days", short_test_days), ("smart.long_test_days", long_test_days)] {
+            if days > 3_650 {
+                return bad(key, format!("{days} is more than 3650; 0 is never"));
+            }
         }
         for wanted in &self.matches {
             if let Err(why) = wanted.check() {

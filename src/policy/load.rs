@@ -161,6 +161,8 @@ mod tests {
             ("[write_error]\nclasses = [\"timeout\"]\n", ["write_error.classes", "timeout"]),
             ("[spare]\nalert_percent = [0]\n", ["spare.alert_percent", "0 is not"]),
             ("\n\n[spending]\nblocks_per_hour = -1\n", ["line 4", "-1"]),
+            ("[smart]\nlong_test_days = 3651\n", ["smart.long_test_days", "3651 is more"]),
+            ("[smart]\nshort_tests = 7\n", ["line 2", "short_tests"]),
             ("[[match]]\n", ["match", "without a key"]),
             ("[[match]]\nmodel = \"a[\"\n", ["match", "a["]),
             ("[[match]]\nvendor = \"x\"\n", ["line 2", "vendor"]),

@@ -8,7 +8,7 @@ mod rules;
 
 pub use choose::Policies;
 pub use disk::Disk;
-pub use file::{Match, Policy, ReadError, Scrub, Spare, Spending, Storm, WriteError};
+pub use file::{Match, Policy, ReadError, Scrub, Smart, Spare, Spending, Storm, WriteError};
 pub use load::{Loaded, PolicyError};
 pub use rules::{RULES, Rule};
 

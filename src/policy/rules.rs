@@ -12,7 +12,7 @@ pub struct Rule {
 }
 
 /// All of them.
-pub const RULES: [Rule; 13] = [
+pub const RULES: [Rule; 15] = [
     Rule {
         name: "write_error",
         key: Some("write_error.action"),
@@ -63,6 +63,18 @@ pub const RULES: [Rule; 13] = [
         key: None,
         meaning: "a scrub found the sectors before an application did; what cannot be read cannot be copied: they fail until they are \
                   written again, and move then if they must",
+    },
+    Rule {
+        name: "drive",
+        key: None,
+        meaning: "the drive's own logs (SMART) call the sectors bad, and a trial showed that they do not read; what cannot be read \
+                  cannot be copied: they fail until they are written again, and move then if they must",
+    },
+    Rule {
+        name: "smart.growth_per_week",
+        key: Some("smart.growth_per_week"),
+        meaning: "a counter of the drive itself (SMART) grew by so much within a week that it no longer looks harmless; nothing moves for \
+                  that, but the drive should be looked at",
     },
     Rule { name: "operator/unremap", key: None, meaning: "somebody asked for it by “remap-guardian unremap”" },
     Rule { name: "operator", key: None, meaning: "somebody asked for it by “remap-guardian remap”" },

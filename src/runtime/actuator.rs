@@ -2,6 +2,7 @@
 
 use super::critical::{self, Critical};
 use super::daemon::Input;
+use super::priority::{self, Priority};
 use crate::actuate::probe::{Checked, Prober};
 use crate::actuate::steps::Actuator;
 use crate::engine::{CaseId, Event, Step};
@@ -20,8 +21,12 @@ pub enum Cure {
     Step(CaseId, Step),
     /// Try held writes again.
     Retry(Extent),
-    /// Look after the spares' tables, when nothing else is to be done.
-    Tend,
+    /// Let I/O to these ranges fail.
+    CloseOff(Vec<Extent>),
+    /// Look after a spare's table, when nothing else is to be done.
+    Tend(u16),
+    /// See whether to end.
+    Wake,
 }
 
 /// Work that nobody waits for, and that may take long on a dying disk.
@@ -30,16 +35,42 @@ pub enum Trial {
     Verify { session: u64, spare: u16, extents: Vec<Extent> },
     /// Find the sectors that do not read.
     Probe(CaseId, Extent),
-    /// Write what a remap's spare holds to main.
-    Return(CaseId, Remap),
-    /// Read a range of a member, for a scrub.
-    Check(Member, Extent, oneshot::Sender<Checked>),
+    /// Write what a remap's spare holds to main, unless it was called off.
+    Return(CaseId, Remap, Begun),
+    /// Read a range of a member, when the disk has nothing else to do if so said.
+    Check(Member, Extent, Priority, oneshot::Sender<Checked>),
+    /// Find the blocks of a remap that are marked as lost.
+    Marks(Remap, oneshot::Sender<Result<Vec<Extent>, String>>),
+    /// See whether to end.
+    Wake,
+}
+
+impl Trial {
+    /// For a scrub nobody waits; for everything else somebody may.
+    fn priority(&self) -> Priority {
+        match self {
+            Trial::Check(_, _, priority, _) => *priority,
+            _ => Priority::Normal,
+        }
+    }
+}
+
+/// Whether something that is queued was begun or called off: whoever asks first decides it.
+#[derive(Clone, Debug, Default)]
+pub struct Begun(Arc<AtomicBool>);
+
+impl Begun {
+    fn is_mine(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
 }
 
 /// The two threads of a set. Dropped, they do what is queued and end; [`Hands::stop`] makes them end sooner.
 pub struct Hands {
     cures: mpsc::Sender<Cure>,
     trials: mpsc::Sender<Trial>,
+    /// The last one.
+    returning: Option<(CaseId, Begun)>,
     stop: Arc<AtomicBool>,
     threads: Stopping,
 }
@@ -65,6 +96,18 @@ impl Hands {
         drop(self.trials.send(trial));
     }
 
+    /// Queues that a remap goes back to main. There is one at a time.
+    pub fn bring_back(&mut self, case: CaseId, remap: Remap) {
+        let begun = Begun::default();
+        self.returning = Some((case, begun.clone()));
+        self.try_out(Trial::Return(case, remap, begun));
+    }
+
+    /// Takes that back, if it has not begun yet: then there is no answer, and this is true.
+    pub fn call_off(&mut self, case: CaseId) -> bool {
+        self.returning.take_if(|(of, _)| *of == case).is_some_and(|(_, begun)| begun.is_mine())
+    }
+
     /// A handle for others who give the prober work.
     pub fn trials(&self) -> mpsc::Sender<Trial> {
         self.trials.clone()
@@ -73,6 +116,9 @@ impl Hands {
     /// Nothing more of what is queued is begun.
     pub fn stop(self) -> Stopping {
         self.stop.store(true, Ordering::Release);
+        // Others may keep their handles, and wait for something to happen.
+        self.cure(Cure::Wake);
+        self.try_out(Trial::Wake);
         self.threads
     }
 }
@@ -89,9 +135,9 @@ pub fn start(
     let engine = critical.clone();
     // The oldest case first, to its end: its fence has waited longest, and each lasts only so long.
     let urgency = |cure: &Cure| match cure {
-        Cure::Retry(_) => 0,
+        Cure::Retry(_) | Cure::CloseOff(_) => 0,
         Cure::Step(case, _) => case.0,
-        Cure::Tend => u64::MAX,
+        Cure::Tend(_) | Cure::Wake => u64::MAX,
     };
     let (cures, actuator) = thread("actuator", &stop, urgency, move |work| match work {
         Cure::Step(case, step) => {
@@ -104,22 +150,45 @@ pub fn start(
                 tracing::warn!(%extent, %fault, "held writes could not be tried again");
             }
         }
-        Cure::Tend => drop(engine.event(Event::Tended { set, news: actuator.tend() })),
+        Cure::CloseOff(ranges) => match actuator.close_off(&ranges) {
+            Ok(news) => drop(engine.event(Event::Tended { set, spare: None, news })),
+            Err(fault) => {
+                tracing::error!(%fault, "ranges that a spare is too old for are not closed off yet; tried again each minute")
+            }
+        },
+        Cure::Tend(spare) => {
+            let (tended, news) = actuator.tend(spare);
+            engine.event(Event::Tended { set, spare: Some((spare, tended)), news });
+        }
+        Cure::Wake => {}
     })?;
     let engine = critical.clone();
     // Cures may wait for new spare space, for the rest nobody does.
     let urgency = |trial: &Trial| u64::from(!matches!(trial, Trial::Verify { .. }));
-    let (trials, prober) = thread("prober", &stop, urgency, move |work| match work {
-        Trial::Verify { session, spare, extents } => {
-            let verified = prober.verify(spare, extents);
-            reached("verified");
-            drop(out.send(Input::Verified { set, session, spare, verified }));
+    let mut now = Priority::Normal;
+    let (trials, prober) = thread("prober", &stop, urgency, move |work| {
+        if work.priority() != now {
+            now = work.priority();
+            priority::set(now);
         }
-        Trial::Probe(case, extent) => drop(engine.event(Event::Done { set, case, outcome: prober.probe(extent) })),
-        Trial::Return(case, remap) => drop(engine.event(Event::Done { set, case, outcome: prober.bring_back(&remap) })),
-        Trial::Check(member, extent, tell) => drop(tell.send(prober.check(member, extent))),
+        match work {
+            Trial::Verify { session, spare, extents } => {
+                let verified = prober.verify(spare, extents);
+                reached("verified");
+                drop(out.send(Input::Verified { set, session, spare, verified }));
+            }
+            Trial::Probe(case, extent) => drop(engine.event(Event::Done { set, case, outcome: prober.probe(extent) })),
+            Trial::Return(case, remap, begun) => {
+                if begun.is_mine() {
+                    engine.event(Event::Done { set, case, outcome: prober.bring_back(&remap) });
+                }
+            }
+            Trial::Check(member, extent, _, tell) => drop(tell.send(prober.check(member, extent))),
+            Trial::Marks(remap, tell) => drop(tell.send(prober.marks(&remap))),
+            Trial::Wake => {}
+        }
     })?;
-    Ok(Hands { cures, trials, stop, threads: Stopping([actuator, prober]) })
+    Ok(Hands { cures, trials, returning: None, stop, threads: Stopping([actuator, prober]) })
 }
 
 fn thread<T: Send + 'static>(
@@ -149,8 +218,28 @@ fn by_urgency<T>(queue: &mpsc::Receiver<T>, urgency: impl Fn(&T) -> u64) -> impl
 }
 
 #[cfg(test)]
+impl Hands {
+    /// Threads that do nothing.
+    pub fn idle() -> Hands {
+        let stop = Arc::default();
+        let (cures, one) = thread("actuator", &stop, |_: &Cure| 0, drop).unwrap();
+        let (trials, two) = thread("prober", &stop, |_: &Trial| 0, drop).unwrap();
+        Hands { cures, trials, returning: None, stop, threads: Stopping([one, two]) }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_somebody_may_wait_for_is_not_idle() {
+        let extent = Extent::new(crate::model::Sector(0), crate::model::Sectors(8)).unwrap();
+        let scrub = Trial::Check(Member::Main, extent, Priority::Idle, oneshot::channel().0);
+        let verify = Trial::Verify { session: 1, spare: 0, extents: vec![extent] };
+        assert_eq!((scrub.priority(), verify.priority()), (Priority::Idle, Priority::Normal));
+        assert_eq!(Trial::Probe(CaseId(1), extent).priority(), Priority::Normal);
+    }
 
     #[test]
     fn what_is_urgent_comes_first_and_nothing_is_left() {
@@ -161,5 +250,24 @@ mod tests {
         send.send(12).unwrap();
         drop(send);
         assert_eq!(all.collect::<Vec<u64>>(), [12, 20, 30, 31]);
+    }
+
+    #[test]
+    fn what_goes_back_is_called_off_only_until_the_prober_begins() {
+        let ((cures, _), (trials, queue)) = (mpsc::channel(), mpsc::channel());
+        let ended = || std::thread::spawn(|| ());
+        let threads = Stopping([ended(), ended()]);
+        let mut hands = Hands { cures, trials, returning: None, stop: Arc::default(), threads };
+        let main = Extent::new(crate::model::Sector(0), crate::model::Sectors(8)).unwrap();
+        let remap = Remap { main, spare: 0, at: main.start(), flags: crate::model::RemapFlags::default(), seq: 1 };
+        let queued = |hands: &mut Hands| {
+            hands.bring_back(CaseId(1), remap);
+            let Ok(Trial::Return(CaseId(1), _, begun)) = queue.recv() else { panic!("nothing is queued") };
+            begun
+        };
+        let begun = queued(&mut hands);
+        assert!(!hands.call_off(CaseId(2)) && hands.call_off(CaseId(1)) && !begun.is_mine());
+        let begun = queued(&mut hands);
+        assert!(begun.is_mine() && !hands.call_off(CaseId(1)));
     }
 }

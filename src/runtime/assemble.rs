@@ -4,7 +4,7 @@
 use super::seen::Seen;
 use super::shield;
 use super::watcher::From;
-use crate::actuate::announced::{Announced, Listener};
+use crate::actuate::announced::{Announced, Listener, number};
 use crate::actuate::impatient::ImpatientDevice;
 use crate::actuate::probe::Prober;
 use crate::actuate::reconcile::Truth;
@@ -13,9 +13,9 @@ use crate::actuate::target::DmTarget;
 use crate::actuate::target_text::{Bounds, dm_uuid};
 use crate::actuate::{Access, BadCopy, Care, DirectDevice, NoHeader, activate, degraded, read_header, reconcile, spare_join};
 use crate::config::Settings;
-use crate::edge::{BlockIo, FoundDevice, Target};
-use crate::format::header::{Header, MAX_SPARES};
-use crate::model::{Remap, Sectors, SetDescription, SetId, TargetError, TargetErrorKind};
+use crate::edge::{BlockIo, FoundDevice, Target, TargetFault};
+use crate::format::header::Header;
+use crate::model::{Extent, Remap, Sectors, SetDescription, SetId, TargetError, TargetErrorKind};
 use crate::sources::in_use;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -166,6 +166,8 @@ pub struct Opened {
     pub from: From,
     /// The device was open already; these differences were mended.
     pub adopted: Option<Vec<String>>,
+    /// Why the set is served without the spare that joined last, if it is.
+    pub without: Option<String>,
 }
 
 /// Whether opening a set may write to its disks.
@@ -177,8 +179,17 @@ pub enum Writes {
     No,
 }
 
+/// What there is to say against the records of a set's spares, sorted by main, when the set is about to be opened; the last argument
+/// is whether its device is open already. Then the ranges that are to be closed off on it are the answer.
+pub type Judge<'a> = &'a dyn Fn(&SetDescription, &[Remap], bool) -> Result<Vec<Extent>, String>;
+
+/// For those who know nothing of the spares but what is on them.
+pub fn no_judge(_: &SetDescription, _: &[Remap], _: bool) -> Result<Vec<Extent>, String> {
+    Ok(Vec::new())
+}
+
 /// Opens a complete set, or takes over its device if it is open already.
-pub fn open(candidate: &Candidate, settings: &Settings, seen: &Seen, writes: Writes) -> Result<Opened, String> {
+pub fn open(candidate: &Candidate, settings: &Settings, seen: &Seen, writes: Writes, judge: Judge) -> Result<Opened, String> {
     candidate.complete()?;
     let desc = candidate.desc.clone();
     if let Some(degraded) = degraded::find(desc.id)? {
@@ -201,23 +212,36 @@ pub fn open(candidate: &Candidate, settings: &Settings, seen: &Seen, writes: Wri
         listener.hear(Box::new(target.share().map_err(|fault| fault.to_string())?));
     }
     // Handles of its own: a slow read there must not make a cure wait.
-    let own = spares.iter().zip(MAX_SPARES as u8..);
-    let own = own.map(|(spare, n)| Ok(Box::new(Announced::new(open_member(spare)?, &listener, n)) as _));
-    let own = own.collect::<Result<_, String>>()?;
-    let prober_main = Box::new(open_member(&main)?);
-    let nodes = spares.iter().zip(0..).map(|(spare, index)| {
-        let io = open_member(spare)?;
-        let name = spare.node.display().to_string();
-        let io = ImpatientDevice::new(io, open_member(spare)?).map_err(|error| error.to_string())?;
-        Ok((name, Box::new(Announced::new(io, &listener, index as u8)) as _))
+    let own = spares.iter().zip(1..);
+    let own = own.map(|(spare, member)| Ok(Box::new(Announced::new(open_member(spare)?, &listener, number(member, 1))) as _));
+    let mut own = own.collect::<Result<Vec<_>, String>>()?;
+    let prober_main = Box::new(Announced::new(open_member(&main)?, &listener, number(0, 0)));
+    let nodes = spares.iter().zip(1..).map(|(spare, member)| {
+        let handle = |n| open_member(spare).map(|io| Announced::new(io, &listener, number(member, n)));
+        let io = ImpatientDevice::new(handle(0)?, handle(2)?).map_err(|error| error.to_string())?;
+        Ok((spare.node.display().to_string(), Box::new(io) as _))
     });
     let nodes: Vec<(String, Box<dyn BlockIo>)> = nodes.collect::<Result<_, String>>()?;
     let named: Vec<(&str, &dyn BlockIo)> = nodes.iter().map(|(name, io)| (name.as_str(), io.as_ref())).collect();
-    check_headers(&desc, &named, writes)?;
+    let unfinished = check_headers(&desc, &named, writes)?;
     let (mut open_spares, remaps) = reconcile::open_tables(&desc, nodes)?;
-    let fresh = make_device(&desc, &main, &spares, settings)?;
+    let older = match owned.as_ref().map(open_with_seal).transpose().map_err(|fault| fault.to_string())? {
+        Some((true, false)) => Vec::new(),
+        Some((open, _)) => judge(&desc, &remaps, open)?,
+        None => judge(&desc, &remaps, false)?,
+    };
+    let spares_needed = remaps.iter().map(|remap| usize::from(remap.spare) + 1).max().unwrap_or(1);
+    let wanted = desc.spares.len() - usize::from(unfinished.is_some());
+    without_the_last(wanted, spares_needed, unfinished.as_deref())?;
+    let Made { fresh, live, why } = make_device(&desc.with_spares(wanted), &main, &spares, settings)?;
+    let without = why.or(unfinished);
+    let count = live.min(wanted);
+    without_the_last(count, spares_needed, without.as_deref())?;
+    let (desc, spares) = (desc.with_spares(count), spares[..count].to_vec());
+    open_spares.truncate(count);
+    own.truncate(count);
     let owned = owned.filter(|_| !fresh);
-    let taken = take_device(&desc, &mut open_spares, &remaps, fresh, owned, seen, writes);
+    let taken = take_device(&desc, &mut open_spares, (&remaps, &older), fresh, owned, seen, writes);
     if fresh && taken.is_err() {
         // Nothing half-done stays: a closed device would only make I/O wait.
         if let Err(error) = activate::remove(&desc.name) {
@@ -226,14 +250,33 @@ pub fn open(candidate: &Candidate, settings: &Settings, seen: &Seen, writes: Wri
     }
     let Taken { target, watcher, adopted, from, care } = taken?;
     listener.hear(Box::new(target.share().map_err(|fault| fault.to_string())?));
-    let prober = Prober::new(&desc, Box::new(target.share().map_err(|fault| fault.to_string())?), prober_main, own);
+    let prober =
+        Prober::new(&desc, Box::new(target.share().map_err(|fault| fault.to_string())?), prober_main, own, care.whole_tables());
     let actuator = Actuator::new(&desc, Box::new(target), Box::new(main_io), open_spares, care);
-    Ok(Opened { desc, main, spares, remaps, actuator, prober, watcher, from, adopted })
+    Ok(Opened { desc, main, spares, remaps, actuator, prober, watcher, from, adopted, without })
+}
+
+/// A spare that joined may be left out for now, but only as long as it serves nothing: of `needed` spares each may.
+fn without_the_last(count: usize, needed: usize, why: Option<&str>) -> Result<(), String> {
+    if count >= needed {
+        return Ok(());
+    }
+    Err(format!("spare {} cannot be left out: {}", needed - 1, why.unwrap_or("the device was made without it")))
+}
+
+/// Whether a device is open, and whether it has a seal.
+///
+/// An open one has held writes that wait for its daemon, and their bound runs: its judge is asked only where a seal would be lifted, as
+/// that may be the one of a range that an earlier run closed off. What is found later is closed off then.
+fn open_with_seal(target: &DmTarget) -> Result<(bool, bool), TargetFault> {
+    let sealed = target.fences()?.iter().any(|fence| fence.state.is_sealed());
+    Ok((target.status()?.state == "ACTIVE", sealed))
 }
 
 /// The headers of the spares still come to this set: it may have been given up, or have got another spare, since it was looked at. Where
-/// that other spare's adding was cut short, the headers are brought up to the newest one, if that may be done now.
-fn check_headers(desc: &SetDescription, spares: &[(&str, &dyn BlockIo)], writes: Writes) -> Result<(), String> {
+/// that other spare's adding was cut short, the headers are brought up to the newest one, if that may be done now. If it fails, the
+/// answer is why: then nothing may be placed on that spare, as it could be forgotten together with the one header that names it.
+fn check_headers(desc: &SetDescription, spares: &[(&str, &dyn BlockIo)], writes: Writes) -> Result<Option<String>, String> {
     let mut headers = Vec::new();
     let mut torn = false;
     for ((name, io), index) in spares.iter().zip(0..) {
@@ -253,16 +296,16 @@ fn check_headers(desc: &SetDescription, spares: &[(&str, &dyn BlockIo)], writes:
     let settled = spare_join::settle(&headers).filter(|settled| settled.set == *desc);
     let settled = settled.ok_or("its spares say something else since they were looked at; repeat: remap-guardian restore")?;
     if writes == Writes::No || (settled.behind.is_empty() && !torn) {
-        return Ok(());
+        return Ok(None);
     }
     let ios: Vec<&dyn BlockIo> = spares.iter().map(|(_, io)| *io).collect();
     tracing::info!(set = %desc.name, behind = ?settled.behind, "the headers of an adding that was cut short are brought up");
-    spare_join::complete(&ios, &settled)
-        .map_err(|error| format!("adding a spare was cut short, and could not be completed: {error}"))
+    let completed = spare_join::complete(&ios, &settled);
+    Ok(completed.err().map(|error| format!("adding a spare was cut short, and could not be completed: {error}")))
 }
 
 /// Opens the node of a member, if the device that was looked at is still behind it.
-fn open_member(member: &FoundDevice) -> Result<DirectDevice, String> {
+pub(super) fn open_member(member: &FoundDevice) -> Result<DirectDevice, String> {
     let io = DirectDevice::open(&member.node, Access::WRITE).map_err(|error| error.to_string())?;
     let devno = io.devno().map_err(|error| error.to_string())?;
     if devno != Some(member.devno) {
@@ -271,18 +314,35 @@ fn open_member(member: &FoundDevice) -> Result<DirectDevice, String> {
     Ok(io)
 }
 
-/// Makes the device, closed, unless it is there already. True if it is new.
-fn make_device(desc: &SetDescription, main: &FoundDevice, spares: &[FoundDevice], settings: &Settings) -> Result<bool, String> {
-    let active = activate::find_active(desc.id).map_err(|error| error.to_string())?;
-    match active {
-        Some(half) if !half.has_table => activate::remove(&desc.name).map_err(|error| error.to_string())?,
-        Some(_) => return Ok(false),
+/// A device that is there.
+struct Made {
+    fresh: bool,
+    /// Spares in its table.
+    live: usize,
+    /// Why it has fewer than it should.
+    why: Option<String>,
+}
+
+/// Makes the device, closed, unless it is there already. Then it gets the spares that have joined since it was made.
+fn make_device(desc: &SetDescription, main: &FoundDevice, spares: &[FoundDevice], settings: &Settings) -> Result<Made, String> {
+    let text = |error: activate::ActivateError| error.to_string();
+    let bounds = Bounds { closed_ms: settings.closed_ms, hold_ms: settings.hold_ms };
+    let wanted = desc.spares.len();
+    let devnos: Vec<(u32, u32)> = spares.iter().take(wanted).map(|spare| spare.devno).collect();
+    match activate::find_active(desc.id).map_err(text)? {
+        Some(half) if !half.has_table => activate::remove(&desc.name).map_err(text)?,
+        Some(_) => {
+            let live = activate::live_spares(desc).map_err(text)?;
+            if live >= wanted {
+                return Ok(Made { fresh: false, live, why: None });
+            }
+            let why = activate::extend(desc, main.devno, &devnos, bounds).map_err(text).err();
+            return Ok(Made { fresh: false, live: activate::live_spares(desc).map_err(text)?, why });
+        }
         None => {}
     }
-    let bounds = Bounds { closed_ms: settings.closed_ms, hold_ms: settings.hold_ms };
-    let devnos: Vec<(u32, u32)> = spares.iter().map(|spare| spare.devno).collect();
-    activate::create_closed(desc, main.devno, &devnos, bounds).map_err(|error| error.to_string())?;
-    Ok(true)
+    activate::create_closed(desc, main.devno, &devnos, bounds).map_err(text)?;
+    Ok(Made { fresh: true, live: wanted, why: None })
 }
 
 /// A device that is ours.
@@ -298,7 +358,7 @@ struct Taken {
 fn take_device(
     desc: &SetDescription,
     spares: &mut [OpenSpare],
-    remaps: &[Remap],
+    (remaps, older): (&[Remap], &[Extent]),
     fresh: bool,
     owned: Option<DmTarget>,
     seen: &Seen,
@@ -312,7 +372,7 @@ fn take_device(
         Writes::Yes => (Care::begin(spares), reconcile::unsettled(spares)),
         Writes::No => (Care::default(), Vec::new()),
     };
-    let loaded = reconcile::load(&target, desc, Truth { remaps, unsettled: &unsettled })?;
+    let loaded = reconcile::load(&target, desc, Truth { remaps, unsettled: &unsettled, older })?;
     care.keep_sealed(loaded.sealed);
     // Also for a device that was left suspended, or whose opening udev has not been told of.
     activate::open(&desc.name).map_err(|error| text(&error))?;

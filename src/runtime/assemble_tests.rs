@@ -125,3 +125,27 @@ fn a_disk_in_the_place_of_another_is_refused() {
 fn wipe(disk: &TestDisk) {
     crate::actuate::wipe_headers(disk).unwrap();
 }
+
+#[test]
+fn a_header_that_cannot_be_brought_up_keeps_no_set_closed() {
+    let new = set_of(&["A", "B"]);
+    // The old header's second copy fails; then the new disk's own header.
+    for disk in [0, 1] {
+        let disks = cut_short(0, 1);
+        let both: [(&str, &dyn BlockIo); 2] = [("a", &disks[0]), ("b", &disks[1])];
+        disks[disk].plan(0, Trouble::Error(0));
+        let why = check_headers(&new, &both, Writes::Yes).unwrap();
+        assert!(why.as_ref().is_some_and(|why| why.contains("could not be completed")), "{disk}: {why:?}");
+        disks.iter().for_each(TestDisk::forget);
+        assert_eq!(check_headers(&new, &both, Writes::Yes), Ok(None), "it is completed when that can be written");
+    }
+}
+
+#[test]
+fn no_spare_that_serves_something_is_left_out() {
+    assert_eq!(without_the_last(1, 1, Some("why")), Ok(()));
+    assert_eq!(without_the_last(2, 1, None), Ok(()));
+    let refused = without_the_last(1, 2, Some("its header is torn")).unwrap_err();
+    assert!(refused.contains("spare 1") && refused.contains("its header is torn"), "{refused}");
+    assert!(without_the_last(0, 1, None).is_err(), "the only spare of a set");
+}

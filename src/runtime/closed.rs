@@ -79,19 +79,16 @@ impl Known {
 
 /// Asks the store, and waits for it.
 pub(super) fn remembered(desc: &SetDescription, store: &Storekeeper) -> Result<Known, Reason> {
-    let (tell, told) = std::sync::mpsc::channel();
     let (set, spares) = (desc.id, 0..desc.spares.len() as u16);
-    store.queue(move |store| {
+    let known = store.ask(move |store| {
         let of_spare = |spare| -> Result<Option<Vec<Served>>, StoreError> {
             let usage = store.usage(set, spare)?;
             let known = usage.free.0 + usage.reserved.0 + usage.in_use.0 + usage.bad.0 > 0;
             Ok(if known { Some(store.in_use(set, spare)?) } else { None })
         };
-        let known = spares.map(of_spare).collect::<Result<Vec<_>, _>>();
-        let known =
-            known.and_then(|served| Ok(Known { served, told: store.told_remaps(set)?, returning: store.returning(set)? }));
-        drop(tell.send(known));
+        let served = spares.map(of_spare).collect::<Result<Vec<_>, StoreError>>()?;
+        Ok(Known { served, told: store.told_remaps(set)?, returning: store.returning(set)? })
     });
-    let known = told.recv().map_err(|_| stopping())?;
+    let known: Result<_, StoreError> = known.blocking_recv().map_err(|_| stopping())?;
     known.map_err(|error| Reason::from(format!("what is known of it cannot be read: {error}")))
 }

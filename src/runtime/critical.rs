@@ -5,9 +5,9 @@
 use super::actuator::{Cure, Hands, Stopping, Trial};
 use super::daemon::uptime;
 use super::recorder::Recorder;
-use crate::engine::{Effect, Engine, Event};
+use crate::engine::{CALLED_OFF, Effect, Engine, Event, Outcome};
 use crate::memory::STACK;
-use crate::model::SetId;
+use crate::model::{Extent, SetId};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,6 +38,13 @@ pub enum Report {
         /// Its threads.
         threads: Stopping,
     },
+    /// The cures of a set have come to their end, as far as there was time for it, and its threads have been told to end.
+    Rested {
+        /// The set. The engine still knows it.
+        set: SetId,
+        /// Its threads.
+        threads: Stopping,
+    },
     /// All error records of a set before this one have come to an end, and their entries for history went before this report.
     Seen {
         /// The set.
@@ -53,8 +60,10 @@ pub enum Report {
 enum Order {
     Event(Event),
     Serve { set: SetId, opened: Event, hands: Hands },
+    CloseOff { set: SetId, ranges: Vec<Extent> },
     Look(Box<dyn FnOnce(&Engine) + Send>),
     Record(Recorder),
+    Rest(SetId),
     Stop,
 }
 
@@ -71,7 +80,8 @@ impl Critical {
         let (orders, queue) = mpsc::channel();
         let (reports, receiver) = tokio::sync::mpsc::channel(REPORTS);
         let pulse = Arc::new(AtomicU64::new(0));
-        let owner = Owner { engine, hands: BTreeMap::new(), seen: BTreeMap::new(), reports, lost: 0, recorder: None };
+        let (hands, seen, resting) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let owner = Owner { engine, hands, seen, resting, reports, lost: 0, recorder: None };
         let beats = pulse.clone();
         let thread = thread("engine", move || owner.run(&queue, &beats))?;
         Ok((Critical { orders, pulse }, receiver, thread))
@@ -87,6 +97,11 @@ impl Critical {
         drop(self.orders.send(Order::Serve { set, opened, hands }));
     }
 
+    /// I/O to these ranges of an open set is to fail from now on.
+    pub fn close_off(&self, set: SetId, ranges: Vec<Extent>) {
+        drop(self.orders.send(Order::CloseOff { set, ranges }));
+    }
+
     /// Asks the engine's state something. The question is to be short, for a cure may wait behind it.
     pub fn ask<T: Send + 'static>(&self, question: impl FnOnce(&Engine) -> T + Send + 'static) -> oneshot::Receiver<T> {
         let (tell, told) = oneshot::channel();
@@ -97,6 +112,11 @@ impl Critical {
     /// From now on all that the engine sees is recorded, until nobody reads it any more.
     pub fn record(&self, recorder: Recorder) {
         drop(self.orders.send(Order::Record(recorder)));
+    }
+
+    /// The cures of a set are brought to their end, then its threads: it is about to be opened again. Nobody may bring it new ones.
+    pub fn rest(&self, set: SetId) {
+        drop(self.orders.send(Order::Rest(set)));
     }
 
     /// Cures that are under way are brought to their end, then the thread ends.
@@ -120,6 +140,8 @@ struct Owner {
     hands: BTreeMap<SetId, Hands>,
     /// First error record that the engine has not been told of, of sets whose news was not reported as seen yet.
     seen: BTreeMap<SetId, u64>,
+    /// Sets whose threads are to end, and when at the latest.
+    resting: BTreeMap<SetId, Instant>,
     reports: tokio::sync::mpsc::Sender<Report>,
     lost: u64,
     recorder: Option<Recorder>,
@@ -137,11 +159,13 @@ impl Owner {
                     self.hands.insert(set, hands);
                     self.apply(opened);
                 }
+                Ok(Order::CloseOff { set, ranges }) => self.cure(set, Cure::CloseOff(ranges)),
                 Ok(Order::Look(question)) => question(&self.engine),
                 Ok(Order::Record(mut recorder)) => {
                     recorder.begin(uptime(), &self.engine);
                     self.recorder = Some(recorder);
                 }
+                Ok(Order::Rest(set)) => drop(self.resting.insert(set, Instant::now() + STOP)),
                 Ok(Order::Stop) => end = Some(Instant::now() + STOP),
                 Err(RecvTimeoutError::Timeout) => {
                     tick = Instant::now() + TICK;
@@ -149,6 +173,19 @@ impl Owner {
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            self.let_rest();
+        }
+    }
+
+    fn let_rest(&mut self) {
+        let settled = |set: &SetId| self.engine.set(*set).is_none_or(|state| state.is_settled());
+        let over = |(set, end): (&SetId, &Instant)| (settled(set) || Instant::now() >= *end).then_some(*set);
+        // With room for what is told of those that were lost: somebody waits for the threads.
+        let Some(set) = self.resting.iter().find_map(over).filter(|_| self.reports.capacity() > 1) else { return };
+        self.resting.remove(&set);
+        self.seen.remove(&set);
+        if let Some(hands) = self.hands.remove(&set) {
+            self.report(Report::Rested { set, threads: hands.stop() });
         }
     }
 
@@ -197,16 +234,25 @@ impl Owner {
         match effect {
             Effect::Step { set, case, step } => self.cure(set, Cure::Step(case, step)),
             Effect::Retry { set, extent } => self.cure(set, Cure::Retry(extent)),
-            Effect::Tend { set } => self.cure(set, Cure::Tend),
+            Effect::Tend { set, spare } => self.cure(set, Cure::Tend(spare)),
             Effect::Probe { set, case, extent } => {
                 if let Some(hands) = self.hands.get(&set) {
                     hands.try_out(Trial::Probe(case, extent));
                 }
             }
             Effect::Return { set, case, remap } => {
-                if let Some(hands) = self.hands.get(&set) {
-                    hands.try_out(Trial::Return(case, remap));
+                if let Some(hands) = self.hands.get_mut(&set) {
+                    hands.bring_back(case, remap);
                 }
+            }
+            Effect::CallOff { set, case } => {
+                let called_off = self.hands.get_mut(&set).is_some_and(|hands| hands.call_off(case));
+                return called_off.then(|| Event::Done { set, case, outcome: Outcome::Failed(CALLED_OFF.into()) });
+            }
+            Effect::Announce { set, case, remap } => {
+                let stuck = "it could not be written down that it goes back to main: the daemon is stuck";
+                let refused = Event::Done { set, case, outcome: Outcome::Failed(stuck.into()) };
+                return (!self.report(Report::Effect(Effect::Announce { set, case, remap }))).then_some(refused);
             }
             Effect::Reserve { set, session, spare, want } => {
                 // Without an answer the engine would wait for one for ever: it is to ask again.
@@ -238,7 +284,7 @@ impl Owner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Identity, Member, Millis, Secret, Sectors, SetDescription, SetName};
+    use crate::model::{Identity, Member, Millis, Remap, RemapFlags, Secret, Sector, Sectors, SetDescription, SetName};
     use crate::policy::Policy;
 
     fn opened(spares: u16) -> (SetId, Event) {
@@ -274,6 +320,28 @@ mod tests {
         thread.join().unwrap();
     }
 
+    /// What is to go back to main would wait for ever until that is written down.
+    #[tokio::test]
+    async fn no_lost_announcement_is_waited_for() {
+        let (critical, mut reports, thread) = Critical::start(Engine::new()).unwrap();
+        let (set, opened) = opened(1);
+        let extent = Extent::new(Sector(80), Sectors(8)).unwrap();
+        let remap = Remap { main: extent, spare: 0, at: Sector(88), flags: RemapFlags::default(), seq: 1 };
+        let Event::Opened { set: desc, capacity, policy, .. } = opened else { panic!("{opened:?}") };
+        critical.event(Event::Opened { set: desc, remaps: vec![remap], capacity, policy });
+        for n in 0..REPORTS {
+            let (summary, worse) = ("SMART".into(), vec![format!("counter {n}")]);
+            critical.event(Event::Smart { set, member: Member::Main, summary, worse });
+        }
+        critical.event(Event::AskedBack { set, extent });
+        let settled =
+            critical.ask(|engine| engine.sets().map(|set| (set.is_settled(), set.remaps().count())).collect::<Vec<_>>());
+        assert_eq!(settled.await.unwrap(), [(true, 1)]);
+        critical.stop();
+        while reports.recv().await.is_some() {}
+        thread.join().unwrap();
+    }
+
     #[tokio::test]
     async fn the_thread_waits_for_nobody_and_says_what_was_lost() {
         let (critical, mut reports, thread) = Critical::start(Engine::new()).unwrap();
@@ -303,5 +371,45 @@ mod tests {
         assert_eq!(told, REPORTS);
         assert!(lost >= more as u64 && last > 0, "{lost} lost, {last} more");
         assert!(!critical.event(Event::Tick), "it has ended");
+    }
+
+    /// The threads of a set end when its cures have, and all that the engine wanted before is told of first.
+    #[tokio::test]
+    async fn a_set_rests_when_its_cures_have_ended() {
+        let (critical, mut reports, thread) = Critical::start(Engine::new()).unwrap();
+        let (set, opened) = opened(1);
+        let hands = Hands::idle();
+        // Somebody keeps a handle, and never uses it.
+        let kept = hands.trials();
+        critical.serve(set, opened, hands);
+        let extent = Extent::new(crate::model::Sector(64), Sectors(8)).unwrap();
+        critical.event(Event::Asked { set, extent });
+        critical.rest(set);
+        assert!(!critical.ask(move |engine| engine.set(set).unwrap().is_settled()).await.unwrap(), "it waits for space");
+        let mut before = 0;
+        while let Ok(report) = reports.try_recv() {
+            assert!(!matches!(report, Report::Rested { .. }), "a cure waits");
+            before += 1;
+        }
+        assert!(before > 0, "space was asked for");
+        critical.event(Event::Space { set, spare: 0, free: Sectors(0) });
+        let (case, outcome) = (crate::engine::CaseId(1), crate::engine::Outcome::Released);
+        critical.event(Event::Done { set, case, outcome });
+        let (mut told, mut rested) = (0, None);
+        while rested.is_none() {
+            match reports.recv().await.unwrap() {
+                Report::Rested { set: of, threads } => rested = Some((of, threads)),
+                _ => told += 1,
+            }
+        }
+        let (of, threads) = rested.unwrap();
+        assert!(of == set && told > 0, "that the request was given up is told before");
+        while !threads.is_finished() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(kept);
+        assert!(critical.ask(move |engine| engine.set(set).is_some()).await.unwrap(), "it is opened again");
+        critical.stop();
+        thread.join().unwrap();
     }
 }

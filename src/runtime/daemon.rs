@@ -6,20 +6,27 @@ use super::critical::{Critical, Report};
 use super::recorder::Recording;
 use super::scrub::Scrub;
 use super::seen::Seen;
+use super::spare_add::Joined;
 use super::storekeeper::Storekeeper;
 use super::unwritten::Unwritten;
 use super::upkeep::Upkeep;
-use super::{early, inputs, lock, watchdog};
+use super::watcher::Watching;
+use super::{early, inputs, lock, self_test, smart, watchdog};
 use crate::actuate::probe::Verified;
+use crate::actuate::target::DmTarget;
 use crate::config::Settings;
 use crate::control::{self, Reason};
 use crate::edge::FoundDevice;
 use crate::engine::{Engine, Event};
-use crate::model::{Entry, Member, Millis, ScrubProgress, Sectors, SetDescription, SetId, SetName, What};
+use crate::model::{Entry, Extent, Growth, Member, Millis, ScrubProgress, Sectors, SetDescription, SetId, SetName, What};
 use crate::policy::{Disk, Policies, Policy};
-use crate::sources::kmsg_text::KernelNote;
+use crate::sources::fs_error_record::FsRecord;
+use crate::sources::fs_errors::FsError;
+use crate::sources::kmsg::KernelMessage;
+use crate::sources::port::Port;
 use anyhow::Context;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
@@ -34,6 +41,13 @@ pub enum Input {
         spare: u16,
         /// Why, if the allocator does not follow the spare's table.
         not_rebuilt: Option<String>,
+    },
+    /// Of these ranges of main nobody knows what they should say: a spare is older than what the store knows.
+    Older {
+        /// The set, which is open.
+        set: SetId,
+        /// The ranges.
+        ranges: Vec<Extent>,
     },
     /// Reserved extents were tried.
     Verified {
@@ -66,10 +80,18 @@ pub enum Input {
         /// The attempts to open complete ones.
         attempts: Vec<(SetId, Result<Box<Opened>, String>)>,
     },
-    /// A line of the kernel log.
-    Kernel(KernelNote),
     /// A SMART sample was read.
-    Smart(inputs::Sample),
+    Smart(smart::Sample),
+    /// A counter of a drive grows fast.
+    Trend(SetId, Member, Growth),
+    /// A file system on a set met an error.
+    FileSystem(FsError),
+    /// A self-test of a drive is due.
+    TestDue(self_test::Due),
+    /// A self-test was started, or not.
+    TestStarted(self_test::Due, Result<(), String>),
+    /// Places that a drive calls bad could not be tried.
+    SuspectsLeft(SetId, Member),
     /// Work on the history goes on.
     Upkeep(Upkeep),
     /// How far the scrub of a set was when the daemon ended.
@@ -78,6 +100,11 @@ pub enum Input {
         set: SetId,
         /// How far.
         progress: ScrubProgress,
+    },
+    /// What a map calls bad has been read.
+    Imported {
+        /// The set.
+        set: SetId,
     },
     /// A request on the control socket.
     Asked(control::server::Asked),
@@ -99,6 +126,26 @@ pub enum Input {
         /// Who asked.
         tell: tokio::sync::oneshot::Sender<Result<serde_json::Value, Reason>>,
     },
+    /// The headers of an open set say that a disk is one of its spares, or why they do not.
+    Announced {
+        /// The set.
+        set: SetId,
+        /// What joined.
+        joined: Result<Joined, Reason>,
+        /// Who asked.
+        tell: tokio::sync::oneshot::Sender<Result<serde_json::Value, Reason>>,
+    },
+    /// A set that was served is open again.
+    Reopened {
+        /// The set.
+        set: SetId,
+        /// The set, or why it is not.
+        opened: Result<Box<Opened>, String>,
+        /// What joined it.
+        joined: Joined,
+        /// Who asked.
+        tell: tokio::sync::oneshot::Sender<Result<serde_json::Value, Reason>>,
+    },
     /// `create` has ended.
     Created {
         /// The new set, open.
@@ -115,7 +162,23 @@ pub(super) struct Serving {
     pub(super) spares: Vec<FoundDevice>,
     pub(super) trials: mpsc::Sender<Trial>,
     pub(super) instance: String,
+    /// To speak to its target as the threads of the set do.
+    pub(super) owner: DmTarget,
+    /// Its watcher, once there is one.
+    pub(super) watching: Option<Watching>,
     pub(super) smart_due: Millis,
+}
+
+impl Serving {
+    /// The disks, main first.
+    pub(super) fn members(&self) -> impl Iterator<Item = (Member, &FoundDevice)> {
+        let spares = (0..).zip(&self.spares).map(|(index, spare)| (Member::Spare(index), spare));
+        std::iter::once((Member::Main, &self.main)).chain(spares)
+    }
+
+    pub(super) fn member(&self, member: Member) -> Option<&FoundDevice> {
+        self.members().find(|(of, _)| *of == member).map(|(_, device)| device)
+    }
 }
 
 /// The sets that somebody opens or serves.
@@ -159,6 +222,8 @@ pub(super) struct Daemon {
     /// Devices that somebody removed or took over: they stay claimed, so they are not opened again unless asked, and not before
     /// the thread that wrote to their spares has ended.
     pub(super) left_alone: BTreeMap<SetId, Stopping>,
+    /// Sets whose threads come to their end, and who is told of them then. They stay claimed.
+    pub(super) resting: BTreeMap<SetId, tokio::sync::oneshot::Sender<Stopping>>,
     pub(super) out: UnboundedSender<Input>,
     pub(super) told: BTreeMap<SetId, String>,
     /// When sets without any spare are told of, once.
@@ -173,8 +238,11 @@ pub(super) struct Daemon {
     pub(super) ready_due: Option<Millis>,
     /// Spares of which the store could not say what is free, and when it is asked again.
     pub(super) ask_again: BTreeMap<(SetId, u16), Millis>,
-    pub(super) smart: inputs::Smart,
+    pub(super) smart: smart::Smart,
+    pub(super) tests: self_test::Tests,
     pub(super) scrubs: BTreeMap<SetId, Scrub>,
+    /// Sets of which it is being read what a map calls bad.
+    pub(super) importing: BTreeSet<SetId>,
     /// What the engine sees, for somebody who reads it.
     pub(super) recording: Option<Recording>,
 }
@@ -194,6 +262,9 @@ pub(super) fn uptime() -> Millis {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Millis(time.tv_sec.max(0) as u64 * 1_000 + time.tv_nsec.max(0) as u64 / 1_000_000)
 }
+
+/// How long the end waits for the sources to clean up.
+const LAST_LOOK: Duration = Duration::from_secs(2);
 
 /// How long the start of the service waits for the sets: whoever starts it expects that they are served then. But a disk that is
 /// late delays its own mount, not the whole boot.
@@ -221,7 +292,7 @@ pub async fn run(settings: Settings, early: bool) -> anyhow::Result<()> {
         store.queue(early::take_history);
     }
     let (out, mut inputs) = tokio::sync::mpsc::unbounded_channel();
-    inputs::start(&settings, &out, listener);
+    let mut kernel = inputs::start(&settings, &out, listener);
     let (critical, mut reports, engine) = Critical::start(Engine::new())?;
     watchdog::start(critical.clone())?;
     let mut daemon = Daemon {
@@ -238,6 +309,7 @@ pub async fn run(settings: Settings, early: bool) -> anyhow::Result<()> {
         busy: None,
         claimed: Claims::default(),
         left_alone: BTreeMap::new(),
+        resting: BTreeMap::new(),
         out,
         told: BTreeMap::new(),
         absent_due: Some(Millis(uptime().0 + LATE_MS)),
@@ -247,27 +319,35 @@ pub async fn run(settings: Settings, early: bool) -> anyhow::Result<()> {
         prune_due: Millis(uptime().0 + 10 * 60_000),
         ready_due: Some(Millis(uptime().0 + READY_MS)),
         ask_again: BTreeMap::new(),
-        smart: inputs::Smart::default(),
+        smart: smart::Smart::default(),
+        tests: self_test::Tests::new(!early),
         scrubs: BTreeMap::new(),
+        importing: BTreeSet::new(),
         recording: None,
         settings,
     };
     daemon.look();
-    daemon.serve(&mut inputs, &mut reports).await?;
+    let served = daemon.serve(&mut inputs, &mut kernel, &mut reports).await;
+    served?;
     // It has ended, or there would be reports.
     engine.join().map_err(|_| anyhow::anyhow!("the engine's thread has failed"))?;
     tracing::info!("stopping; devices stay open, what is held gets its error when the lease ends");
-    let store_open = daemon.store.is_open();
-    drop(daemon);
-    if !store_open {
-        return Ok(());
+    if daemon.store.is_open() {
+        daemon.store.end();
+        drop(tokio::task::spawn_blocking(move || store_thread.join()).await);
     }
-    drop(tokio::task::spawn_blocking(move || store_thread.join()).await);
+    // What it leaves behind the next run takes over.
+    drop(tokio::time::timeout(LAST_LOOK, kernel.end()).await);
     Ok(())
 }
 
 impl Daemon {
-    async fn serve(&mut self, inputs: &mut UnboundedReceiver<Input>, reports: &mut Receiver<Report>) -> anyhow::Result<()> {
+    async fn serve(
+        &mut self,
+        inputs: &mut UnboundedReceiver<Input>,
+        kernel: &mut inputs::Kernel,
+        reports: &mut Receiver<Report>,
+    ) -> anyhow::Result<()> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut stop = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -286,6 +366,7 @@ impl Daemon {
                     None => return Ok(()),
                 },
                 Some(input) = inputs.recv() => self.take(input),
+                Some(message) = kernel.messages.recv() => self.hear_kernel(message),
             }
         }
     }
@@ -293,6 +374,7 @@ impl Daemon {
     fn take(&mut self, input: Input) {
         match input {
             Input::NoSpace { set, spare, not_rebuilt } => self.no_space(set, spare, not_rebuilt),
+            Input::Older { set, ranges } => self.critical.close_off(set, ranges),
             Input::Verified { set, session, spare, verified } => self.verified(set, session, spare, verified),
             Input::Space { set, spare, free } => {
                 self.ask_again.remove(&(set, spare));
@@ -301,13 +383,15 @@ impl Daemon {
             Input::Devices => self.look(),
             Input::Mapped(set) => self.follow_partitions(set, || ()),
             Input::Discovered { candidates, attempts } => self.discovered(candidates, attempts),
-            Input::Kernel(note) => self.note(note),
-            Input::Smart(sample) => {
-                let event = self.smart.taken(sample);
-                self.critical.event(event);
-            }
+            Input::Smart(sample) => self.take_sample(sample),
+            Input::Trend(set, member, growth) => self.tell_of_trend(set, member, growth),
+            Input::FileSystem(error) => self.tell_of_file_system(&error),
+            Input::TestDue(due) => self.start_test(due),
+            Input::TestStarted(due, started) => self.test_started(due, started),
+            Input::SuspectsLeft(set, member) => self.smart.try_again(set, member),
             Input::Upkeep(work) => self.upkeep(work),
             Input::ScrubKnown { set, progress } => self.scrub_known(set, progress),
+            Input::Imported { set } => drop(self.importing.remove(&set)),
             Input::Asked((request, tell)) => self.answer(request, tell),
             Input::Forgotten { given_up, answer, tell } => {
                 self.busy = None;
@@ -324,6 +408,8 @@ impl Daemon {
                 }
                 drop(tell.send(answer));
             }
+            Input::Announced { set, joined, tell } => self.announced(set, joined, tell),
+            Input::Reopened { set, opened, joined, tell } => self.reopened(set, opened, joined, tell),
             Input::Created { opened, tell } => self.created(opened, tell),
         }
     }
@@ -361,16 +447,34 @@ impl Daemon {
         for (id, serving) in &mut self.serving {
             if now >= serving.smart_due {
                 serving.smart_due = Millis(now.0 + self.settings.smart_minutes * 60_000);
-                let spares = serving.spares.iter().enumerate().map(|(i, spare)| (Member::Spare(i as u16), spare.clone()));
-                let members = std::iter::once((Member::Main, serving.main.clone())).chain(spares).collect();
+                let members = serving.members().map(|(member, device)| (member, device.clone())).collect();
                 self.smart.sample(*id, members, self.out.clone());
             }
         }
     }
 
-    fn note(&mut self, note: KernelNote) {
-        for event in self.serving.iter().filter_map(|(id, serving)| inputs::concerns(*id, serving, &note)) {
-            self.critical.event(event);
+    fn hear_kernel(&mut self, message: KernelMessage) {
+        let KernelMessage::Note(note) = message else {
+            tracing::debug!("the kernel had more to tell than it could keep");
+            return;
+        };
+        let port = |disk: &str| Port::of(Path::new("/sys"), disk);
+        for (id, serving) in &self.serving {
+            let disks: Vec<&str> = serving.members().map(|(_, member)| member.disk.as_str()).collect();
+            let events = [inputs::concerns(*id, serving, &note), inputs::nearby(*id, &disks, &note, port)];
+            for event in events.into_iter().flatten() {
+                self.critical.event(event);
+            }
+        }
+    }
+
+    fn tell_of_file_system(&mut self, told: &FsError) {
+        let FsRecord { errno, count, inode } = told.record;
+        let error = std::io::Error::from_raw_os_error(errno).to_string();
+        let sets = told.sets.iter().filter_map(|id| self.serving.get(id).map(|serving| (*id, serving.desc.name.clone())));
+        for (set, name) in sets.collect::<Vec<_>>() {
+            let what = What::FileSystem { at: told.at.clone(), error: error.clone(), count, inode };
+            self.record(Entry { number: 0, at: now(), set, name, what });
         }
     }
 

@@ -6,12 +6,12 @@ use super::create::free;
 use super::daemon::Daemon;
 use super::requests::Tell;
 use super::storekeeper::Storekeeper;
-use super::{forget, inputs, partitions};
+use super::{forget, inputs, older, partitions};
 use crate::actuate::{Access, DirectDevice, SpareTable, degraded};
 use crate::config::Settings;
 use crate::control::Reason;
 use crate::edge::FoundDevice;
-use crate::model::{Extent, SetDescription, SetName, What};
+use crate::model::{Extent, Remap, SetDescription, SetName, What};
 
 impl Daemon {
     pub(super) fn degrade(&mut self, name: SetName, read_write: bool, tell: Tell) {
@@ -25,7 +25,7 @@ fn degrade(desc: &SetDescription, read_write: bool, settings: &Settings, store: 
         inputs::devices(settings).map_err(|error| Reason::from(format!("the block devices cannot be listed: {error}")))?;
     let candidates = assemble::discover(&devices);
     let candidate = candidates.get(&desc.id);
-    let on_spares = unhealthy(desc, candidate)?;
+    let on_spares = unhealthy(desc, candidate, store)?;
     let main = assemble::find_main(desc, &devices).map_err(|why| Reason::new(why, "without main there is nothing to open"))?;
     free(&main)?;
     let failing = failing(desc, &remembered(desc, store)?, on_spares)?;
@@ -44,7 +44,7 @@ fn degrade(desc: &SetDescription, read_write: bool, settings: &Settings, store: 
 }
 
 /// The ranges of main that the spares which are there still name. Fails if the set could be opened as it should be.
-fn unhealthy(desc: &SetDescription, candidate: Option<&Candidate>) -> Result<Vec<Extent>, Reason> {
+fn unhealthy(desc: &SetDescription, candidate: Option<&Candidate>, store: &Storekeeper) -> Result<Vec<Extent>, Reason> {
     let Some(candidate) = candidate else { return Ok(Vec::new()) };
     if let Some(conflict) = &candidate.conflict {
         return Err(Reason::new(conflict.clone(), "mend that first"));
@@ -52,11 +52,18 @@ fn unhealthy(desc: &SetDescription, candidate: Option<&Candidate>) -> Result<Vec
     let tables = candidate.spares.iter().map(|(index, device)| table(desc, *index, device));
     let tables: Vec<Option<SpareTable>> = tables.collect();
     let sound = tables.iter().all(|table| table.as_ref().is_some_and(|table| table.check().is_ok()));
-    if sound && tables.len() == desc.spares.len() {
+    if sound && tables.len() == desc.spares.len() && !are_older(desc, &tables, store) {
         let message = format!("every spare of “{}” is there and whole", desc.name);
         return Err(Reason::new(message, format!("remap-guardian restore {}", desc.name)));
     }
     Ok(tables.iter().flatten().flat_map(SpareTable::records).map(|remap| remap.main).collect())
+}
+
+/// Whether the set is not opened because its spares are older than what the store knows.
+fn are_older(desc: &SetDescription, tables: &[Option<SpareTable>], store: &Storekeeper) -> bool {
+    let mut records: Vec<Remap> = tables.iter().flatten().flat_map(SpareTable::remaps).copied().collect();
+    records.sort_by_key(|remap| remap.main.start());
+    older::judge(store, desc, &records, false).is_err()
 }
 
 fn table(desc: &SetDescription, index: u16, device: &FoundDevice) -> Option<SpareTable> {
@@ -90,23 +97,16 @@ fn missing(desc: &SetDescription, candidate: Option<&Candidate>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::actuate::spare_table::tests::description;
     use crate::edge::Served;
-    use crate::model::{Identity, Millis, Remap, RemapFlags, Secret, Sector, Sectors, SetId};
+    use crate::model::{Identity, Remap, RemapFlags, Sector, Sectors};
 
     fn extent(start: u64) -> Extent {
         Extent::new(Sector(start), Sectors(8)).unwrap()
     }
 
     fn desc() -> SetDescription {
-        SetDescription {
-            id: SetId(uuid::Uuid::from_u128(1)),
-            name: SetName::new("data").unwrap(),
-            main: Identity::default(),
-            spares: vec![Identity::default(); 2],
-            secret: Secret([0; 16]),
-            geometry: Vec::new(),
-            created: Millis(0),
-        }
+        SetDescription { spares: vec![Identity::default(); 2], ..description() }
     }
 
     /// What any of them knows fails; and if the store knows nothing of a spare nobody can say what fails.

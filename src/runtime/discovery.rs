@@ -2,8 +2,10 @@
 
 use super::assemble::{self, Candidate, Opened};
 use super::daemon::*;
-use super::{actuator, inputs, watcher};
-use crate::edge::{Served, Store, StoreError};
+use super::{actuator, inputs, older as judges, watcher};
+use crate::actuate::older;
+use crate::control::Reason;
+use crate::edge::{Store, StoreError};
 use crate::engine::Event;
 use crate::model::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +30,7 @@ impl Daemon {
         }
         self.looking = true;
         let (settings, out, seen) = (self.settings.clone(), self.out.clone(), self.seen.clone());
-        let claimed = self.claimed.clone();
+        let (claimed, store) = (self.claimed.clone(), self.store.clone());
         tokio::task::spawn_blocking(move || {
             let candidates = match inputs::devices(&settings) {
                 Ok(devices) => assemble::discover_and_shield(&devices),
@@ -38,8 +40,9 @@ impl Daemon {
                 }
             };
             let ready = candidates.iter().filter(|(id, candidate)| candidate.complete().is_ok() && claimed.claim(**id));
+            let judge = |desc: &SetDescription, remaps: &[Remap], there| judges::judge(&store, desc, remaps, there);
             let attempts = ready.map(|(id, candidate)| {
-                let attempt = assemble::open(candidate, &settings, &seen, assemble::Writes::Yes).map(Box::new);
+                let attempt = assemble::open(candidate, &settings, &seen, assemble::Writes::Yes, &judge).map(Box::new);
                 if attempt.is_err() {
                     claimed.give_back(*id);
                 }
@@ -64,7 +67,7 @@ impl Daemon {
         }
         for (id, attempt) in attempts {
             match attempt {
-                Ok(opened) => self.start_serving(*opened, || ()),
+                Ok(opened) => self.start_serving(*opened, drop),
                 Err(reason) => self.not_restored(id, reason),
             }
         }
@@ -145,17 +148,17 @@ impl Daemon {
         self.told.get(&id)
     }
 
-    /// Serves a set that is open; `then` is called when its partitions are there too.
-    pub(super) fn start_serving(&mut self, opened: Opened, then: impl FnOnce() + Send + 'static) {
-        let Opened { desc, main, spares, remaps, actuator, prober, watcher, from, adopted } = opened;
+    /// Serves a set that is open; `then` is called when its partitions are there too, or with why it cannot be served.
+    pub(super) fn start_serving(&mut self, opened: Opened, then: impl FnOnce(Result<(), Reason>) + Send + 'static) {
+        let Opened { desc, main, spares, remaps, actuator, prober, watcher, from, adopted, without } = opened;
         let id = desc.id;
+        let owner = match watcher.share() {
+            Ok(owner) => owner,
+            Err(fault) => return self.not_served(&desc, fault.to_string(), then),
+        };
         let hands = match actuator::start(id, actuator, prober, &self.critical, self.out.clone()) {
             Ok(hands) => hands,
-            Err(error) => {
-                self.claimed.give_back(id);
-                then();
-                return self.not_restored(id, format!("no thread could be started: {error}"));
-            }
+            Err(error) => return self.not_served(&desc, format!("no thread could be started: {error}"), then),
         };
         self.told.remove(&id);
         self.rebuild(&desc, &remaps);
@@ -164,18 +167,38 @@ impl Daemon {
             None => What::Restored { remaps: remaps.len() as u64 },
         };
         self.record(Entry { number: 0, at: now(), set: id, name: desc.name.clone(), what });
+        if let Some(why) = without {
+            let message = format!("spare {} is not used until the set is opened again: {why}", desc.spares.len());
+            self.record(Entry { number: 0, at: now(), set: id, name: desc.name.clone(), what: What::Alert { message } });
+        }
         let policy = Box::new(self.policy_for(&main).0.clone());
         let instance = watcher.instance().to_owned();
         self.saw(id, &instance, from.since);
-        let serving = Serving { desc: desc.clone(), main, spares, trials: hands.trials(), instance, smart_due: uptime() };
+        let trials = hands.trials();
+        let serving = Serving { desc: desc.clone(), main, spares, trials, instance, owner, watching: None, smart_due: uptime() };
         self.serving.insert(id, serving);
         let capacity = assemble::capacity(&desc);
         self.critical.serve(id, Event::Opened { set: Box::new(desc), remaps, capacity, policy }, hands);
-        if let Err(error) = watcher::start(id, watcher, from, self.settings.lease_ms, self.critical.clone()) {
-            self.critical.event(Event::Closed { set: id, reason: format!("no thread could be started: {error}") });
+        match watcher::start(id, watcher, from, self.settings.lease_ms, self.critical.clone()) {
+            Ok(watching) => self.serving.get_mut(&id).expect("it was put there").watching = Some(watching),
+            Err(error) => {
+                self.critical.event(Event::Closed { set: id, reason: format!("no thread could be started: {error}") });
+            }
         }
         self.resume_scrub(id);
-        self.follow_partitions(id, then);
+        self.recall_spending(id);
+        self.follow_partitions(id, || then(Ok(())));
+    }
+
+    /// A set that is open cannot be served. It is tried again, like all that were found.
+    fn not_served(&mut self, desc: &SetDescription, reason: String, then: impl FnOnce(Result<(), Reason>)) {
+        // The engine may know it still, from before another spare joined.
+        self.critical.event(Event::Closed { set: desc.id, reason: reason.clone() });
+        self.claimed.give_back(desc.id);
+        self.told.remove(&desc.id);
+        self.not_restored(desc.id, reason.clone());
+        let hint = format!("it is tried again every few seconds; see: remap-guardian status {0}, or: restore {0}", desc.name);
+        then(Err(Reason::new(format!("the set is open, but not served now: {reason}"), hint)));
     }
 
     /// Brings registry and allocator in line with the spares, which are the truth.
@@ -204,8 +227,8 @@ impl Daemon {
                     );
                     tell(store, &desc, message);
                 }
-                if let Err(error) = follow(store, &desc, spare, data, &live) {
-                    drop(out.send(Input::NoSpace { set: desc.id, spare, not_rebuilt: Some(error) }));
+                if let Err(behind) = follow(store, &desc, spare, data, &live) {
+                    behind.tell(&out, desc.id, spare);
                 }
             }
         });
@@ -214,60 +237,42 @@ impl Daemon {
 
 /// Makes the allocator of a spare follow its table; not if that is older than what is known of it, since what is known is the last
 /// trace then of what was moved there. `live` is sorted by main.
-pub(super) fn follow(store: &dyn Store, desc: &SetDescription, spare: u16, data: Extent, live: &[Remap]) -> Result<(), String> {
+pub(super) fn follow(store: &dyn Store, desc: &SetDescription, spare: u16, data: Extent, live: &[Remap]) -> Result<(), Behind> {
     let set = desc.id;
-    let text = |error: StoreError| error.to_string();
-    let known = store.in_use(set, spare).map_err(text)?;
-    let mut lost = beyond(&known, live);
-    if known.iter().any(|known| place_of(known.main, live).is_some_and(|at| at != known.at)) {
-        // It may lag behind a move, or the table may be from before one.
-        let told = store.told_remaps(set).map_err(text)?;
-        lost.extend(moved_on(&told, spare, live));
+    let text = |error: StoreError| Behind { why: error.to_string(), ranges: Vec::new() };
+    let older = older::find(store, desc, spare..spare + 1, live).map_err(text)?;
+    if !older.is_empty() {
+        return Err(Behind { why: older.to_string(), ranges: older.ranges() });
     }
     let returning = store.returning(set).map_err(text)?.filter(|remap| remap.spare == spare);
-    let back = returning.filter(|remap| serving(remap.main, live).is_none());
-    lost.retain(|served| back.is_none_or(|remap| remap.main.start() != served.main.start()));
-    if lost.is_empty() {
-        store.rebuild(set, spare, data, live).map_err(text)?;
-        if let Some(remap) = back {
-            let reason = "it was on its way back to main when the daemon ended, and its record is gone".into();
-            let decision = Decision { action: Action::Unremap, rule: "operator/unremap".into(), reason };
-            let what = What::Unremapped { remap, decision, took_ms: 0 };
-            store.append(&Entry { number: 0, at: now(), set, name: desc.name.clone(), what }).map_err(text)?;
-        }
-        return returning.map_or(Ok(()), |_| store.set_returning(set, None).map_err(text));
+    let back = returning.filter(|remap| older::serving(remap.main, live).is_none());
+    store.rebuild(set, spare, data, live).map_err(text)?;
+    if let Some(remap) = back {
+        let reason = "it was on its way back to main when the daemon ended, and its record is gone".into();
+        let decision = Decision { action: Action::Unremap, rule: "operator/unremap".into(), reason };
+        let what = What::Unremapped { remap, decision, took_ms: 0 };
+        store.append(&Entry { number: 0, at: now(), set, name: desc.name.clone(), what }).map_err(text)?;
     }
-    let places: Vec<String> = lost.iter().take(8).map(|served| served.main.to_string()).collect();
-    let more = if lost.len() > 8 { ", …" } else { "" };
-    Err(format!(
-        "its table lacks {} remaps that were durable on it ({}{more}): reads there give what main had before. If an older copy of the \
-         spare was put back, close the device and attach the right one",
-        lost.len(),
-        places.join(", ")
-    ))
+    returning.map_or(Ok(()), |_| store.set_returning(set, None).map_err(text))
 }
 
-/// What the store knows to be served and no remap serves: it learns of a remap only when that is durable on the spare, and none is
-/// ever taken back.
-fn beyond(known: &[Served], live: &[Remap]) -> Vec<Served> {
-    known.iter().filter(|known| serving(known.main, live).is_none()).copied().collect()
+/// Why the allocator does not follow a spare's table.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Behind {
+    /// In words.
+    pub why: String,
+    /// Ranges of main whose content nobody knows, if the spare is older.
+    pub ranges: Vec<Extent>,
 }
 
-/// The remap that serves all of a range.
-fn serving(main: Extent, live: &[Remap]) -> Option<&Remap> {
-    let next = live.partition_point(|remap| remap.main.start() <= main.start());
-    next.checked_sub(1).map(|before| &live[before]).filter(|remap| remap.main.covers(&main))
-}
-
-fn place_of(main: Extent, live: &[Remap]) -> Option<Sector> {
-    serving(main, live).filter(|remap| remap.main.start() == main.start()).map(|remap| remap.at)
-}
-
-/// What history has newer remaps of on this spare than the table.
-fn moved_on(told: &[Remap], spare: u16, live: &[Remap]) -> Vec<Served> {
-    let older = |now: &Remap, told: &Remap| now.main == told.main && now.seq < told.seq;
-    let newer = |told: &&Remap| told.spare == spare && serving(told.main, live).is_some_and(|now| older(now, told));
-    told.iter().filter(newer).map(|told| Served { main: told.main, at: told.at }).collect()
+impl Behind {
+    /// Tells the daemon.
+    pub(super) fn tell(self, out: &tokio::sync::mpsc::UnboundedSender<Input>, set: SetId, spare: u16) {
+        if !self.ranges.is_empty() {
+            drop(out.send(Input::Older { set, ranges: self.ranges }));
+        }
+        drop(out.send(Input::NoSpace { set, spare, not_rebuilt: Some(self.why) }));
+    }
 }
 
 /// Writes an alert from the store's own thread.
@@ -282,43 +287,18 @@ fn tell(store: &dyn Store, desc: &SetDescription, message: String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::actuate::spare_table::tests::description;
 
     fn remap(main: u64, len: u64) -> Remap {
         let main = Extent::new(Sector(main), Sectors(len)).unwrap();
         Remap { main, spare: 0, at: Sector(900), flags: RemapFlags::default(), seq: 1 }
     }
 
-    #[test]
-    fn a_table_that_lacks_what_is_known_is_older() {
-        let known = [(8, 8), (24, 8), (40, 16)].map(|(main, len)| Served { main: remap(main, len).main, at: Sector(900) });
-        let lacks = |live: &[Remap]| beyond(&known, live).iter().map(|served| served.main.start().0).collect::<Vec<_>>();
-        assert_eq!(lacks(&[remap(8, 8), remap(24, 8), remap(40, 16), remap(80, 8)]), Vec::<u64>::new(), "the store may lag");
-        assert_eq!(lacks(&[remap(8, 8), remap(40, 8)]), [24, 40]);
-        assert_eq!(lacks(&[]), [8, 24, 40]);
-    }
-
-    #[test]
-    fn a_table_from_before_a_move_is_older() {
-        let (before, after) = (remap(8, 8), Remap { at: Sector(1000), seq: 5, ..remap(8, 8) });
-        assert_eq!(moved_on(&[before, after], 0, &[before]), [Served { main: before.main, at: Sector(1000) }]);
-        assert_eq!(moved_on(&[before, after], 0, &[after]), [], "the store may lag");
-        assert_eq!(moved_on(&[after], 1, &[before]), [], "another spare's");
-        assert_eq!((place_of(before.main, &[before]), place_of(before.main, &[])), (Some(Sector(900)), None));
-    }
-
     /// A store that knows main sectors 8 to 15 on the spare, and that they were about to go back if `returning`.
     fn known(returning: bool) -> (tempfile::TempDir, crate::store::SledStore, SetDescription) {
         let dir = tempfile::tempdir().unwrap();
         let store = crate::store::SledStore::open(dir.path().join("store")).unwrap();
-        let desc = SetDescription {
-            id: SetId(uuid::Uuid::nil()),
-            name: SetName::new("data").unwrap(),
-            main: Identity::default(),
-            spares: vec![Identity::default()],
-            secret: Secret([7; 16]),
-            geometry: Vec::new(),
-            created: Millis(0),
-        };
+        let desc = description();
         store.rebuild(desc.id, 0, data(), &[remap(8, 8)]).unwrap();
         store.set_returning(desc.id, returning.then(|| remap(8, 8)).as_ref()).unwrap();
         (dir, store, desc)
@@ -331,7 +311,8 @@ mod tests {
     #[test]
     fn what_had_gone_back_to_main_makes_no_spare_older() {
         let (_dir, store, desc) = known(false);
-        assert!(follow(&store, &desc, 0, data(), &[]).unwrap_err().contains("lacks 1 remaps"));
+        let behind = follow(&store, &desc, 0, data(), &[]).unwrap_err();
+        assert!(behind.why.contains("lacks 1 remaps") && behind.ranges == [remap(8, 8).main], "{behind:?}");
         let (_dir, store, desc) = known(true);
         assert_eq!(follow(&store, &desc, 0, data(), &[]), Ok(()));
         let told = store.history(None, Millis(0), 10).unwrap();

@@ -41,7 +41,7 @@ pub fn assemble_once(settings: &Settings) -> anyhow::Result<Vec<String>> {
         if target::peek(*id).is_ok_and(|status| status.state == "ACTIVE") {
             continue;
         }
-        match assemble::open(candidate, settings, &seen, assemble::Writes::No) {
+        match assemble::open(candidate, settings, &seen, assemble::Writes::No, &assemble::no_judge) {
             Ok(_) => {
                 partitions::follow(*id, name);
                 said.push(format!("/dev/mapper/{name} is open"));
@@ -99,6 +99,12 @@ fn move_history(from: &Path, store: &dyn Store) -> anyhow::Result<()> {
     let early = SledStore::open(from)?;
     for entry in early.history(None, Millis(0), usize::MAX)? {
         store.append(&entry)?;
+    }
+    // Its own record of what was on its way back to main, if that one did not come to an end.
+    for set in early.sets()? {
+        if let (Some(remap), None) = (early.returning(set.id)?, store.returning(set.id)?) {
+            store.set_returning(set.id, Some(&remap))?;
+        }
     }
     Ok(store.flush()?)
 }

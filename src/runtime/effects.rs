@@ -17,11 +17,14 @@ impl Daemon {
             Report::Effect(effect) => self.run_effect(effect),
             Report::Closed { set, reason, threads } => {
                 self.ask_again.retain(|(of, _), _| *of != set);
+                // Who waits for its threads learns that there is nothing to wait for.
+                self.resting.remove(&set);
                 if self.serving.remove(&set).is_some() {
                     self.left_alone.insert(set, threads);
                 }
                 self.told.insert(set, format!("{reason}; “remap-guardian restore” opens it again"));
             }
+            Report::Rested { set, threads } => self.rested(set, threads),
             Report::Seen { set, next } => {
                 if let Some(serving) = self.serving.get(&set) {
                     self.saw(set, &serving.instance, next);
@@ -64,9 +67,15 @@ impl Daemon {
                     serving.smart_due = Millis(serving.smart_due.0.min(uptime().0 + 2_000));
                 }
             }
+            Effect::Scrub { set } => self.scrub_unless_under_way(set),
             Effect::Record(entry) => self.record(entry),
             // The engine's thread has given them out.
-            Effect::Step { .. } | Effect::Probe { .. } | Effect::Return { .. } | Effect::Retry { .. } | Effect::Tend { .. } => {}
+            Effect::Step { .. }
+            | Effect::Probe { .. }
+            | Effect::Return { .. }
+            | Effect::CallOff { .. }
+            | Effect::Retry { .. }
+            | Effect::Tend { .. } => {}
         }
     }
 
@@ -167,10 +176,12 @@ impl Daemon {
                     // Built only if it never was: what was handed out must not become free. As nothing was, the table has not changed.
                     let built = store.reserve(set, spare, Sectors(0), block).is_ok();
                     let rebuilt = if built { Ok(()) } else { follow(store, &desc, spare, data, &live) };
-                    let usage = || store.usage(set, spare).map_err(|error| error.to_string());
-                    let input = match rebuilt.and_then(|()| usage()) {
+                    if let Err(behind) = rebuilt {
+                        return behind.tell(&out, set, spare);
+                    }
+                    let input = match store.usage(set, spare) {
                         Ok(usage) => Input::Space { set, spare, free: usage.free },
-                        Err(error) => Input::NoSpace { set, spare, not_rebuilt: (!built).then_some(error) },
+                        Err(error) => Input::NoSpace { set, spare, not_rebuilt: (!built).then(|| error.to_string()) },
                     };
                     drop(out.send(input));
                 });
@@ -201,16 +212,19 @@ impl Daemon {
             Urgency::Alarm => tracing::error!(set = %name, "{sentence}"),
         }
         let (set, name) = (entry.set, entry.name.clone());
+        let over = matches!(entry.what, What::Unremapped { .. } | What::StaysRemapped { .. });
         let queued = self.store.try_queue(move |store| match store.append(&entry) {
-            Ok(_) => {
-                reached("history appended");
-                let over = matches!(entry.what, What::Unremapped { .. } | What::StaysRemapped { .. });
-                if let Some(Err(error)) = over.then(|| store.set_returning(entry.set, None)) {
-                    tracing::warn!(%error, "the next start looks again whether a remap has gone back to main");
-                }
-            }
+            Ok(_) => reached("history appended"),
             Err(error) => tracing::error!(%error, "history could not be written"),
         });
+        // Also where there is no room for its history: left behind, the mark would speak for a later remap.
+        if over {
+            self.store.queue(move |store| {
+                if let Err(error) = store.set_returning(set, None) {
+                    tracing::warn!(%error, "the next start looks again whether a remap has gone back to main");
+                }
+            });
+        }
         if let Err(full) = queued {
             if self.unwritten.lost(set, name) {
                 tracing::error!("this and what follows is missing in the history: {full}");

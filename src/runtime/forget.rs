@@ -1,11 +1,88 @@
 //! Gives up a set that is not open: its spares are blank again, and nothing speaks of it any more but history.
 
 use super::assemble::words;
-use super::shield;
+use super::daemon::{Daemon, Input};
+use super::requests::{Tell, say, stopping};
+use super::storekeeper::Storekeeper;
+use super::{inputs, shield};
 use crate::actuate::{Access, DirectDevice, SpareTable, activate, degraded, read_header, wipe_headers};
+use crate::config::Settings;
 use crate::control::Reason;
 use crate::edge::FoundDevice;
 use crate::model::{SetDescription, SetId, SetName};
+
+impl Daemon {
+    pub(super) fn forget(&mut self, name: SetName, sure: bool, tell: Tell) {
+        if let Err(reason) = self.begin(&name) {
+            drop(tell.send(Err(reason)));
+            return;
+        }
+        let idle = self.idle();
+        let (settings, out, store) = (self.settings.clone(), self.out.clone(), self.store.clone());
+        let claimed = self.claimed.clone();
+        let mut known: Vec<_> = self.candidates.values().map(|candidate| candidate.desc.clone()).collect();
+        let registry = self.registry();
+        tokio::spawn(async move {
+            let registry = registry.await.unwrap_or_else(|_| Err(stopping()));
+            let done = tokio::task::spawn_blocking(move || {
+                known.extend(registry?);
+                let desc = match choose(&name, known) {
+                    Ok(desc) => desc,
+                    Err(reason) => {
+                        return unshield(&name, sure, &settings).map_or(Err(reason), |lines| Ok((None, lines)));
+                    }
+                };
+                let claimed_here = claimed.claim(desc.id);
+                if !claimed_here && !idle.contains(&desc.id) {
+                    return Err(open(desc.name.as_str()));
+                }
+                let done = give_up(&desc, sure, &settings, &store);
+                if claimed_here {
+                    claimed.give_back(desc.id);
+                }
+                done.map(|(lines, wiped)| (wiped.map(|wiped| (desc, wiped)), lines))
+            });
+            let done = done.await.unwrap_or_else(|error| Err(Reason::from(error.to_string())));
+            let (given_up, answer) = match done {
+                Ok((given_up, lines)) => (given_up, say(lines)),
+                Err(reason) => (None, Err(reason)),
+            };
+            drop(out.send(Input::Forgotten { given_up, answer, tell }));
+        });
+    }
+}
+
+/// Lines for people; and the spares that are blank now, if it was done.
+fn give_up(
+    desc: &SetDescription,
+    sure: bool,
+    settings: &Settings,
+    store: &Storekeeper,
+) -> Result<(Vec<String>, Option<Vec<String>>), Reason> {
+    closed(desc)?;
+    let devices =
+        inputs::devices(settings).map_err(|error| Reason::from(format!("the block devices cannot be listed: {error}")))?;
+    let spares = attached(desc.id, &devices);
+    let missing = desc.spares.len().saturating_sub(spares.len());
+    let later = (missing > 0).then(|| {
+        format!("{missing} of its spares are not attached: attached again they speak of “{}” again; forget it then", desc.name)
+    });
+    if !sure {
+        let wipe = |spare: &Attached| format!("would make {} blank; it holds {}", spare.words(), spare.holds(desc));
+        let last = [
+            format!("would remove “{}” ({}) from what is known; main and the history stay as they are", desc.name, desc.id),
+            "nothing was done; to do it, repeat with --yes".to_string(),
+        ];
+        return Ok((spares.iter().map(wipe).chain(later).chain(last).collect(), None));
+    }
+    let wiped = wipe(&spares)?;
+    let id = desc.id;
+    let removed = store.ask(move |store| store.remove_set(id)).blocking_recv().map_err(|_| stopping())?;
+    removed.map_err(|error| Reason::new(format!("the spares are blank, but the registry is not: {error}"), "repeat it"))?;
+    shield::lift(shield::LIST, id, &devices);
+    let done = wiped.iter().map(|spare| format!("{spare} is blank"));
+    Ok((done.chain(later).chain([format!("“{}” is forgotten", desc.name)]).collect(), Some(wiped)))
+}
 
 /// A spare of the set that is attached.
 pub struct Attached {
@@ -37,7 +114,7 @@ impl Attached {
 pub fn choose(name: &SetName, mut known: Vec<SetDescription>) -> Result<SetDescription, Reason> {
     known.sort_by_key(|desc| desc.id);
     known.dedup_by_key(|desc| desc.id);
-    known.retain(|desc| desc.name == *name || desc.id.to_string() == name.as_str());
+    known.retain(|desc| desc.is_called(name));
     let ids: Vec<String> = known.iter().map(|desc| desc.id.to_string()).collect();
     match (known.pop(), ids.len()) {
         (Some(desc), 1) => Ok(desc),
@@ -51,7 +128,7 @@ pub fn choose(name: &SetName, mut known: Vec<SetDescription>) -> Result<SetDescr
 
 /// Takes the sets of this name from the list of main devices, which is all that is left of them: no disk and no registry speaks of
 /// them. `None` if there is none.
-pub fn unshield(name: &SetName, sure: bool, settings: &crate::config::Settings) -> Option<Vec<String>> {
+pub fn unshield(name: &SetName, sure: bool, settings: &Settings) -> Option<Vec<String>> {
     let list = shield::read(shield::LIST).ok()?;
     let entries: Vec<_> =
         list.into_iter().filter(|entry| entry.name == *name || entry.set.to_string() == name.as_str()).collect();

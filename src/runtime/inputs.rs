@@ -5,21 +5,27 @@ use crate::config::Settings;
 use crate::control;
 use crate::edge::FoundDevice;
 use crate::engine::Event;
-use crate::model::{Member, Sector, SetId};
+use crate::model::{ErrorClass, Member, Sector, SetId};
 use crate::sources::devices::Loops;
 use crate::sources::kmsg::KernelMessage;
-use crate::sources::kmsg_text::KernelNote;
-use crate::sources::smart::{self, SmartReader, SmartReading};
+use crate::sources::kmsg_text::{KernelNote, NoteSource};
+use crate::sources::port::Port;
 use crate::sources::udev::DeviceEvent;
-use crate::sources::{kmsg, udev};
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use crate::sources::{fs_errors, kmsg, tracepoint, udev};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::task::JoinHandle;
 
 /// Devices that come in a burst are looked at once, this long after the first.
 const SETTLE: Duration = Duration::from_millis(200);
+
+/// What the kernel tells waits for the daemon here at most.
+const MESSAGES: usize = 256;
+
+/// What file systems tell waits for the daemon here at most.
+const FS_ERRORS: usize = 16;
 
 /// How long after its failure a source is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -33,19 +39,50 @@ pub fn devices(settings: &Settings) -> std::io::Result<Vec<FoundDevice>> {
     udev::enumerate(loops(settings))
 }
 
-/// Starts every source. One that is not there is said once; the daemon works without it.
-pub fn start(settings: &Settings, out: &UnboundedSender<Input>, listener: UnixListener) {
-    tokio::spawn(watch_devices(loops(settings), out.clone()));
-    match kmsg::watch() {
-        Ok(messages) => drop(tokio::spawn(watch_kernel(messages, out.clone()))),
-        Err(error) => tracing::warn!(%error, "the kernel log cannot be read: history will lack its lines"),
+/// What the kernel tells of failed requests, whoever tells it.
+pub struct Kernel {
+    /// Few wait here: the kernel's own buffers are the queues, and lose what does not fit.
+    pub messages: mpsc::Receiver<KernelMessage>,
+    tracepoint: JoinHandle<()>,
+}
+
+impl Kernel {
+    /// Ends the sources and waits until they have cleaned up.
+    pub async fn end(self) {
+        drop(self.messages);
+        drop(self.tracepoint.await);
     }
+}
+
+/// Starts every source. One that is not there is said once; the daemon works without it.
+pub fn start(settings: &Settings, out: &UnboundedSender<Input>, listener: UnixListener) -> Kernel {
+    tokio::spawn(watch_devices(loops(settings), out.clone()));
+    let (told, messages) = mpsc::channel(MESSAGES);
+    let tracepoint = tracepoint::watch(told.clone());
+    if let Err(error) = kmsg::watch(told) {
+        tracing::warn!(%error, "the kernel log cannot be read: history will lack its lines");
+    }
+    watch_file_systems(out);
     let (asked, mut requests) = mpsc::channel(16);
     tokio::spawn(control::server::serve(listener, asked));
     let out = out.clone();
     tokio::spawn(async move {
         while let Some(request) = requests.recv().await {
             drop(out.send(Input::Asked(request)));
+        }
+    });
+    Kernel { messages, tracepoint }
+}
+
+fn watch_file_systems(out: &UnboundedSender<Input>) {
+    let (told, mut errors) = mpsc::channel(FS_ERRORS);
+    if let Err(error) = fs_errors::watch(told) {
+        tracing::warn!(%error, "errors of file systems are not heard of");
+    }
+    let out = out.clone();
+    tokio::spawn(async move {
+        while let Some(error) = errors.recv().await {
+            drop(out.send(Input::FileSystem(error)));
         }
     });
 }
@@ -86,73 +123,81 @@ async fn watch_devices(loops: Loops, out: UnboundedSender<Input>) {
     }
 }
 
-async fn watch_kernel(mut messages: mpsc::Receiver<KernelMessage>, out: UnboundedSender<Input>) {
-    while let Some(message) = messages.recv().await {
-        if let KernelMessage::Note(note) = message {
-            drop(out.send(Input::Kernel(note)));
-        }
-    }
-}
-
-/// Whether a kernel line is about a member of a set; as an event with the sector on main, where it names one.
+/// Whether what the kernel told is about a member of a set; as an event with the sector on main, where it names one.
 pub(super) fn concerns(set: SetId, serving: &Serving, note: &KernelNote) -> Option<Event> {
     let device = note.device.as_deref()?;
+    let (text, failed) = (format!("kernel: {}", note.text), note.failed_request());
     let same = |member: &FoundDevice| device == member.disk || device == member.name;
     if same(&serving.main) {
         let start = partition_start(&serving.main);
         let sector = note.sector.and_then(|sector| sector.0.checked_sub(start)).map(Sector);
-        return Some(Event::Noted { set, member: Member::Main, sector, text: format!("kernel: {}", note.text) });
+        return Some(Event::Noted { set, member: Member::Main, sector, text, failed });
     }
     let spare = serving.spares.iter().position(same)?;
-    Some(Event::Noted { set, member: Member::Spare(spare as u16), sector: None, text: format!("kernel: {}", note.text) })
+    Some(Event::Noted { set, member: Member::Spare(spare as u16), sector: None, text, failed })
+}
+
+/// Whether what the kernel told is about another disk at the port of a member, or about that port, and says nothing about a medium.
+///
+/// A member's own errors are in the target's ring. Lines of the log that are rate-limited are no count, so only the tracepoint
+/// and what is told of ATA ports are taken. `disks` are the members', by their kernel names.
+pub(super) fn nearby(set: SetId, disks: &[&str], note: &KernelNote, port: impl Fn(&str) -> Option<Port>) -> Option<Event> {
+    let device = note.device.as_deref()?;
+    let ports = disks.iter().filter_map(|disk| port(disk));
+    let is_near = match note.source {
+        NoteSource::Ata if is_of_the_link(note) => ports.into_iter().any(|port| port.is_called(device)),
+        NoteSource::Tracepoint if is_of_the_link(note) => {
+            let other = if disks.contains(&device) { None } else { port(device) };
+            other.is_some_and(|other| ports.into_iter().any(|port| port.is_shared_with(&other)))
+        }
+        _ => false,
+    };
+    is_near.then(|| Event::Nearby { set, text: format!("at the same port: {}", note.text) })
+}
+
+fn is_of_the_link(note: &KernelNote) -> bool {
+    match note.class {
+        // Not offline: a disk that was pulled out says nothing of its neighbours.
+        Some(class) => matches!(class, ErrorClass::Transport | ErrorClass::Timeout),
+        None => note.text.contains("resetting link"),
+    }
 }
 
 /// First sector of a partition on its disk, 0 for a whole disk (sysfs `start`).
-fn partition_start(device: &FoundDevice) -> u64 {
+pub(super) fn partition_start(device: &FoundDevice) -> u64 {
     let path = format!("/sys/class/block/{}/start", device.name);
     std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
-/// A SMART reading of a member.
-pub struct Sample {
-    set: SetId,
-    member: Member,
-    reading: Result<SmartReading, String>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Millis, Op, Sectors};
 
-/// Last readings, so that changes can be told.
-#[derive(Default)]
-pub struct Smart {
-    reader: Arc<SmartReader>,
-    last: BTreeMap<(SetId, Member), SmartReading>,
-}
-
-impl Smart {
-    /// Reads all members of a set in the background.
-    pub(super) fn sample(&self, set: SetId, members: Vec<(Member, FoundDevice)>, out: UnboundedSender<Input>) {
-        let reader = self.reader.clone();
-        tokio::spawn(async move {
-            // The scan knows which drives need a device type; without it smartctl guesses.
-            let scanned = reader.scan().await.unwrap_or_default();
-            for (member, device) in members {
-                let reading = reader.read(&device.disk, &scanned).await.map_err(|error| error.to_string());
-                drop(out.send(Input::Smart(Sample { set, member, reading })));
-            }
-        });
+    /// sda and sdc hang at host 0, which is ata1; everything else by itself.
+    fn port(disk: &str) -> Option<Port> {
+        let host = if ["sda", "sdc"].contains(&disk) { "ata1/host0" } else { "ata9/host8" };
+        (disk != "nvme0n1").then(|| Port::in_path(&format!("/sys/devices/{host}/block/{disk}")).unwrap())
     }
 
-    /// Takes a reading and says what it means for the engine.
-    pub(super) fn taken(&mut self, sample: Sample) -> Event {
-        let Sample { set, member, reading } = sample;
-        let (summary, worse) = match reading {
-            Ok(reading) => {
-                let worse = self.last.get(&(set, member)).map(|before| smart::changes(before, &reading)).unwrap_or_default();
-                let summary = reading.summary();
-                self.last.insert((set, member), reading);
-                (summary, worse)
-            }
-            Err(error) => (format!("no reading: {error}"), Vec::new()),
-        };
-        Event::Smart { set, member, summary: format!("SMART of {member}: {}", summary.trim_start_matches("SMART: ")), worse }
+    fn counts(source: NoteSource, device: &str, class: Option<ErrorClass>, text: &str) -> bool {
+        let (at, sector, len, op) = (Millis(0), Some(Sector(8)), Sectors(8), Some(Op::Read));
+        let (device, text) = (Some(device.to_owned()), text.to_owned());
+        let note = KernelNote { at, source, device, sector, len, op, class, read_ahead: false, text };
+        nearby(SetId(uuid::Uuid::nil()), &["sda", "sdb"], &note, port).is_some()
+    }
+
+    #[test]
+    fn errors_of_the_link_of_others_at_the_same_port_count() {
+        let (transport, medium) = (Some(ErrorClass::Transport), Some(ErrorClass::Medium));
+        assert!(counts(NoteSource::Tracepoint, "sdc", transport, ""));
+        assert!(!counts(NoteSource::Tracepoint, "sdc", medium, ""), "another disk's medium is its own");
+        assert!(!counts(NoteSource::Tracepoint, "sda", transport, ""), "the target tells of it itself");
+        assert!(!counts(NoteSource::Tracepoint, "nvme0n1", transport, ""), "it hangs elsewhere");
+        assert!(!counts(NoteSource::Block, "sdc", transport, ""), "the log is no count");
+        assert!(counts(NoteSource::Ata, "ata1", None, "ata1: hard resetting link"));
+        assert!(counts(NoteSource::Ata, "ata1.01", transport, "ata1.01: SATA link down"));
+        assert!(!counts(NoteSource::Ata, "ata2", None, "ata2: hard resetting link"));
+        assert!(!counts(NoteSource::Ata, "ata1.00", None, "ata1.00: failed command: READ DMA"));
     }
 }

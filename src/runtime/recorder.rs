@@ -47,15 +47,18 @@ fn begin(number: u64, now: Millis) -> (Recorder, Recording) {
 
 /// What a line takes of the queue's room.
 fn weight(line: &Line) -> usize {
-    let of_event = |event: &Event| match event {
+    match line {
+        Line::Event { event, .. } => event_weight(event),
+        _ => 1,
+    }
+}
+
+fn event_weight(event: &Event) -> usize {
+    1 + match event {
         Event::Opened { remaps, .. } => remaps.len(),
         Event::Errors { records, .. } => records.len(),
         Event::Reserved { extents, .. } => extents.len(),
         _ => 0,
-    };
-    match line {
-        Line::Event { event, .. } => 1 + of_event(event),
-        _ => 1,
     }
 }
 
@@ -63,16 +66,17 @@ impl Recorder {
     /// Tells what the engine knows: where the recording begins.
     pub(super) fn begin(&mut self, at: Millis, engine: &Engine) {
         let (sessions, sets) = engine.snapshot();
-        self.put(Line::Began { at, sessions, sets });
+        self.put(1, || Line::Began { at, sessions, sets });
     }
 
     pub(super) fn event(&mut self, at: Millis, event: &Event) {
-        self.put(Line::event(at, event));
+        self.put(event_weight(event), || Line::event(at, event));
     }
 
     pub(super) fn effect(&mut self, effect: &Effect) {
-        if let Some(line) = Line::effect(effect) {
-            self.put(line);
+        match effect {
+            Effect::Record(entry) => self.put(1, || Line::Entry(Box::new(entry.clone()))),
+            other => Line::effect(other).into_iter().for_each(|line| self.put(1, || line)),
         }
     }
 
@@ -81,8 +85,8 @@ impl Recorder {
         self.over
     }
 
-    fn put(&mut self, line: Line) {
-        let weight = weight(&line);
+    /// A line that has no room is not made.
+    fn put(&mut self, weight: usize, line: impl FnOnce() -> Line) {
         let full = self.weight.load(Ordering::Relaxed) > WEIGHT;
         if self.lost > 0 && !full && self.queue.try_send(Line::Lost(self.lost)).is_ok() {
             self.weight.fetch_add(1, Ordering::Relaxed);
@@ -94,7 +98,7 @@ impl Recorder {
             return;
         }
         self.weight.fetch_add(weight, Ordering::Relaxed);
-        if let Err(error) = self.queue.try_send(line) {
+        if let Err(error) = self.queue.try_send(line()) {
             self.weight.fetch_sub(weight, Ordering::Relaxed);
             self.lost += 1;
             self.over = matches!(error, TrySendError::Disconnected(_));
@@ -176,7 +180,7 @@ mod tests {
 
     fn noted(number: u64) -> Event {
         let set = SetId(uuid::Uuid::nil());
-        Event::Noted { set, member: Member::Main, sector: None, text: number.to_string() }
+        Event::Noted { set, member: Member::Main, sector: None, text: number.to_string(), failed: None }
     }
 
     #[test]
@@ -224,7 +228,9 @@ mod tests {
         for _ in 0..100 {
             recorder.event(Millis(0), &event);
         }
+        let lost = recorder.lost;
+        recorder.put(1, || panic!("what has no room is copied"));
+        assert_eq!((recorder.lost, lost > 0), (lost + 1, true));
         assert_eq!(recording.lines.try_iter().count(), WEIGHT / 1001 + 1);
-        assert!(recorder.lost > 0);
     }
 }

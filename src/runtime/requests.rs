@@ -2,13 +2,11 @@
 
 use super::assemble::{self, words};
 use super::create::{self, Wish};
-use super::daemon::{ABSENT, Claims, Daemon, Input, now};
-use super::forget;
+use super::daemon::{ABSENT, Claims, Daemon, Input, now, uptime};
 use super::inputs;
 use super::scrub::Scrub;
 use super::seen::Seen;
 use super::shield;
-use super::storekeeper::Storekeeper;
 use super::upkeep::Upkeep;
 use crate::control::{HistoryReport, InForce, NewsReport, Reason, Request, Said, SetReport, StatusReport};
 use crate::edge::{FoundDevice, Store, StoreError};
@@ -56,6 +54,7 @@ impl Daemon {
                 Request::Create { .. }
                     | Request::AddSpare { .. }
                     | Request::Rebuild { .. }
+                    | Request::Missing { .. }
                     | Request::Degrade { .. }
                     | Request::Forget { .. }
             )
@@ -83,8 +82,12 @@ impl Daemon {
             Request::Restore { name } => self.restore(name, tell),
             Request::Degrade { name, read_write } => self.degrade(name, read_write, tell),
             Request::Rebuild { name, sure } => self.rebuild_spares(name, sure, tell),
+            Request::Missing { name, missing, sure } => self.decide_missing(name, missing, sure, tell),
             Request::Forget { name, sure } => self.forget(name, sure, tell),
+            Request::Smart { name } => self.smart_report(name.as_ref(), tell),
             Request::Scrub { name, order } => drop(tell.send(self.scrub(&name, order).and_then(json))),
+            Request::Map { name } => self.map(&name, tell),
+            Request::ImportMap { name, areas } => self.import_map(&name, &areas, tell),
             Request::Reload => drop(tell.send(self.reload().and_then(|()| self.say_policies()))),
             Request::Record { order } => drop(tell.send(self.record_trace(order).and_then(json))),
             Request::Remap { name, extent } => self.remap(name, extent, tell),
@@ -137,7 +140,7 @@ impl Daemon {
         let store = self.store.clone();
         let known = self.critical.ask(move |engine| {
             for (id, report) in &mut reports {
-                report.status = engine.set(*id).map(|set| set.status());
+                report.status = engine.set(*id).map(|set| set.status(uptime()));
             }
             reports
         });
@@ -253,45 +256,6 @@ impl Daemon {
         });
     }
 
-    fn forget(&mut self, name: SetName, sure: bool, tell: Tell) {
-        if let Err(reason) = self.begin(&name) {
-            drop(tell.send(Err(reason)));
-            return;
-        }
-        let idle = self.idle();
-        let (settings, out, store) = (self.settings.clone(), self.out.clone(), self.store.clone());
-        let claimed = self.claimed.clone();
-        let mut known: Vec<_> = self.candidates.values().map(|candidate| candidate.desc.clone()).collect();
-        let registry = self.registry();
-        tokio::spawn(async move {
-            let registry = registry.await.unwrap_or_else(|_| Err(stopping()));
-            let done = tokio::task::spawn_blocking(move || {
-                known.extend(registry?);
-                let desc = match forget::choose(&name, known) {
-                    Ok(desc) => desc,
-                    Err(reason) => {
-                        return forget::unshield(&name, sure, &settings).map_or(Err(reason), |lines| Ok((None, lines)));
-                    }
-                };
-                let claimed_here = claimed.claim(desc.id);
-                if !claimed_here && !idle.contains(&desc.id) {
-                    return Err(forget::open(desc.name.as_str()));
-                }
-                let done = give_up(&desc, sure, &settings, &store);
-                if claimed_here {
-                    claimed.give_back(desc.id);
-                }
-                done.map(|(lines, wiped)| (wiped.map(|wiped| (desc, wiped)), lines))
-            });
-            let done = done.await.unwrap_or_else(|error| Err(Reason::from(error.to_string())));
-            let (given_up, answer) = match done {
-                Ok((given_up, lines)) => (given_up, say(lines)),
-                Err(reason) => (None, Err(reason)),
-            };
-            drop(out.send(Input::Forgotten { given_up, answer, tell }));
-        });
-    }
-
     /// Sets that were left alone and whose last writer has ended. They stay claimed, so that nobody opens them; those whose
     /// writer may still be at work are not touched.
     pub(super) fn idle(&self) -> BTreeSet<SetId> {
@@ -310,12 +274,7 @@ impl Daemon {
 
     /// The sets in the registry, once the store's thread comes to it.
     pub(super) fn registry(&self) -> Receiver<Result<Vec<SetDescription>, Reason>> {
-        let (tell, told) = tokio::sync::oneshot::channel();
-        self.store.queue(move |store| {
-            let sets = store.sets().map_err(|error| Reason::from(format!("the known sets cannot be read: {error}")));
-            drop(tell.send(sets));
-        });
-        told
+        self.store.ask(|store| store.sets().map_err(|error| Reason::from(format!("the known sets cannot be read: {error}"))))
     }
 
     pub(super) fn created(&mut self, opened: Result<Box<assemble::Opened>, Reason>, tell: Tell) {
@@ -349,7 +308,7 @@ impl Daemon {
             ),
             format!("  /dev/mapper/{}  /where  auto  nofail,x-systemd.device-timeout=2min  0 2", desc.name),
         ]);
-        self.start_serving(*opened, move || drop(tell.send(answer)));
+        self.start_serving(*opened, move |served| drop(tell.send(served.and(answer))));
     }
 }
 
@@ -435,40 +394,6 @@ fn news(store: &dyn Store, after: Option<u64>) -> Result<NewsReport, StoreError>
     Ok(NewsReport { last: entries.last().map_or(after, |entry| entry.number), entries })
 }
 
-/// Lines for people; and the spares that are blank now, if it was done.
-fn give_up(
-    desc: &SetDescription,
-    sure: bool,
-    settings: &crate::config::Settings,
-    store: &Storekeeper,
-) -> Result<(Vec<String>, Option<Vec<String>>), Reason> {
-    forget::closed(desc)?;
-    let devices =
-        inputs::devices(settings).map_err(|error| Reason::from(format!("the block devices cannot be listed: {error}")))?;
-    let spares = forget::attached(desc.id, &devices);
-    let missing = desc.spares.len().saturating_sub(spares.len());
-    let later = (missing > 0).then(|| {
-        format!("{missing} of its spares are not attached: attached again they speak of “{}” again; forget it then", desc.name)
-    });
-    if !sure {
-        let wipe = |spare: &forget::Attached| format!("would make {} blank; it holds {}", spare.words(), spare.holds(desc));
-        let last = [
-            format!("would remove “{}” ({}) from what is known; main and the history stay as they are", desc.name, desc.id),
-            "nothing was done; to do it, repeat with --yes".to_string(),
-        ];
-        return Ok((spares.iter().map(wipe).chain(later).chain(last).collect(), None));
-    }
-    let wiped = forget::wipe(&spares)?;
-    let (tell, told) = std::sync::mpsc::channel();
-    let id = desc.id;
-    store.queue(move |store| drop(tell.send(store.remove_set(id))));
-    let removed = told.recv().map_err(|_| stopping())?;
-    removed.map_err(|error| Reason::new(format!("the spares are blank, but the registry is not: {error}"), "repeat it"))?;
-    shield::lift(shield::LIST, id, &devices);
-    let done = wiped.iter().map(|spare| format!("{spare} is blank"));
-    Ok((done.chain(later).chain([format!("“{}” is forgotten", desc.name)]).collect(), Some(wiped)))
-}
-
 /// Checks, writes, opens. What was written is taken back if the device cannot be opened.
 fn make(
     wish: &Wish,
@@ -517,7 +442,8 @@ fn open_new(
 ) -> Result<assemble::Opened, Reason> {
     let candidates = assemble::discover(devices);
     let candidate = candidates.get(&desc.id).ok_or_else(|| "the new headers cannot be read back".to_string());
-    candidate.and_then(|candidate| assemble::open(candidate, settings, seen, assemble::Writes::Yes)).map_err(|error| {
+    let open = |candidate| assemble::open(candidate, settings, seen, assemble::Writes::Yes, &assemble::no_judge);
+    candidate.and_then(open).map_err(|error| {
         let spares: Vec<_> = wish.spares.iter().map(|path| path.as_path()).collect();
         create::take_back(&spares);
         Reason::new(format!("the device could not be opened: {error}"), "journalctl -k -n 20")

@@ -4,13 +4,14 @@
 use super::actuator::Trial;
 use super::critical::Critical;
 use super::daemon::{Daemon, Input, now};
+use super::priority::Priority;
 use super::scrub_record::ScrubRecord;
 use super::storekeeper::Storekeeper;
+use super::trials::{self, Break};
 use crate::actuate::activate;
-use crate::actuate::probe::Checked;
 use crate::control::{Reason, ScrubOrder, ScrubReport};
 use crate::engine::{Event, Part};
-use crate::model::{ScrubProgress, ScrubState, ScrubSummary, Sector, Sectors, SetId, SetName};
+use crate::model::{Finder, ScrubProgress, ScrubState, ScrubSummary, Sector, Sectors, SetId, SetName};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -64,6 +65,14 @@ impl Daemon {
             (ScrubOrder::Stop, _) => self.stop_scrub(set),
         }
         Ok(ScrubReport { scrub: self.scrubs.get(&set).map(Scrub::progress) })
+    }
+
+    /// Begins a scrub from the first sector.
+    pub(super) fn scrub_unless_under_way(&mut self, set: SetId) {
+        let Some(total) = self.serving.get(&set).map(|serving| serving.desc.main.sectors) else { return };
+        if self.scrubs.get(&set).is_none_or(|scrub| !scrub.progress().is_under_way()) {
+            self.start_scrub(set, ScrubProgress { total, began: now(), ..ScrubProgress::default() });
+        }
     }
 
     /// Goes on with a scrub that was under way when the set was closed or the daemon ended.
@@ -123,6 +132,7 @@ impl Daemon {
             store: self.store.clone(),
             record: ScrubRecord::new(&self.settings.state_dir),
             applications: Applications::default(),
+            priority: Priority::Idle,
         };
         keep(&self.store, &worker.record, set, scrub.progress());
         self.scrubs.insert(set, scrub);
@@ -154,6 +164,8 @@ struct Worker {
     store: Storekeeper,
     record: ScrubRecord,
     applications: Applications,
+    /// Of the next chunk.
+    priority: Priority,
 }
 
 /// What is to be read, and how fast.
@@ -161,14 +173,6 @@ struct Work {
     parts: Vec<Part>,
     block: Sectors,
     mib_per_second: u64,
-}
-
-/// Why a chunk was not read to its end.
-enum Break {
-    /// The set is closed, or the daemon ends.
-    Closed,
-    /// A disk does not answer.
-    Away(String),
 }
 
 impl Worker {
@@ -199,7 +203,7 @@ impl Worker {
             }
             let due = Duration::from_micros(read / work.mib_per_second.max(1)).saturating_sub(began.elapsed());
             tokio::time::sleep(due).await;
-            self.applications.let_go_first().await;
+            self.priority = if self.applications.let_go_first().await { Priority::Idle } else { Priority::Normal };
         }
     }
 
@@ -234,34 +238,14 @@ impl Worker {
     async fn read(&self, work: &Work) -> Result<Vec<Part>, Break> {
         let mut bad: Vec<Part> = Vec::new();
         for part in &work.parts {
-            if self.check(part).await? {
-                continue;
-            }
-            for block in part.blocks(work.block) {
-                if !self.check(&block).await? {
-                    add(&mut bad, block);
-                }
-            }
+            let found = trials::bad_blocks(&self.trials, part, work.block, self.priority).await?;
+            found.into_iter().for_each(|part| trials::add(&mut bad, part));
         }
         Ok(bad)
     }
 
-    /// Whether it reads.
-    async fn check(&self, part: &Part) -> Result<bool, Break> {
-        let (tell, told) = tokio::sync::oneshot::channel();
-        self.trials.send(Trial::Check(part.member, part.at, tell)).map_err(|_| Break::Closed)?;
-        match told.await.map_err(|_| Break::Closed)? {
-            Checked::Reads => Ok(true),
-            Checked::Fails(why) => {
-                tracing::debug!(member = %part.member, at = %part.at, why, "the scrub could not read");
-                Ok(false)
-            }
-            Checked::Away(why) => Err(Break::Away(format!("{} does not answer: {why}", part.member))),
-        }
-    }
-
     fn reached(&self, until: Sector, bad: &[Part], block: Sectors) {
-        let blocks: u64 = bad.iter().map(|part| part.main.len().0.div_ceil(block.0)).sum();
+        let blocks = trials::count(bad, block);
         let goes_on = self.change(|progress| {
             progress.next = until;
             progress.bad_blocks += blocks;
@@ -269,7 +253,7 @@ impl Worker {
         });
         if goes_on {
             for &part in bad {
-                self.critical.event(Event::Found { set: self.set, part });
+                self.critical.event(Event::Found { set: self.set, part, by: Finder::Scrub });
             }
         }
     }
@@ -288,17 +272,6 @@ impl Worker {
     }
 }
 
-/// Adds a block; one that follows the last one is joined to it.
-fn add(bad: &mut Vec<Part>, block: Part) {
-    if let Some(last) = bad.last_mut().filter(|last| last.member == block.member) {
-        if let (Some(at), Some(main)) = (last.at.join(&block.at), last.main.join(&block.main)) {
-            (last.at, last.main) = (at, main);
-            return;
-        }
-    }
-    bad.push(block);
-}
-
 /// What applications do with the device. The scrub itself reads the disks below it and does not count.
 #[derive(Default)]
 struct Applications {
@@ -311,11 +284,17 @@ struct Applications {
 type Counts = (u64, u64);
 
 impl Applications {
-    async fn let_go_first(&mut self) {
+    /// False if they are still at work after some time. A read that only fills pauses would then wait for long, and keep what others
+    /// want of the prober waiting.
+    async fn let_go_first(&mut self) -> bool {
         let began = Instant::now();
-        while self.are_at_work() && began.elapsed() < MOST_POLITE {
+        while self.are_at_work() {
+            if began.elapsed() >= MOST_POLITE {
+                return false;
+            }
             tokio::time::sleep(LOOK).await;
         }
+        true
     }
 
     fn are_at_work(&mut self) -> bool {
@@ -334,7 +313,6 @@ fn counts(text: &str) -> Option<Counts> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Extent, Member};
 
     #[test]
     fn what_applications_do_is_seen() {
@@ -348,16 +326,5 @@ mod tests {
         let (idle, read, waits) =
             ("5 0 40 1 7 0 56 2 0 3 3 0 0 0 0 0 0\n", "6 0 48 1 7 0 56 2 0 3 3\n", "6 0 48 1 7 0 56 2 1 3 3\n");
         assert_eq!([idle, idle, read, read, waits, ""].map(&mut look), [false, false, true, false, true, false]);
-    }
-
-    #[test]
-    fn neighbours_are_told_of_together() {
-        let extent = |start| Extent::new(Sector(start), Sectors(8)).unwrap();
-        let mut bad = Vec::new();
-        for (member, start) in [(Member::Main, 0), (Member::Main, 8), (Member::Spare(0), 16), (Member::Main, 32)] {
-            add(&mut bad, Part { member, at: extent(start), main: extent(start) });
-        }
-        let found: Vec<_> = bad.iter().map(|part| (part.member, part.main.start().0, part.main.len().0)).collect();
-        assert_eq!(found, [(Member::Main, 0, 16), (Member::Spare(0), 16, 8), (Member::Main, 32, 8)]);
     }
 }

@@ -14,8 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 type Job = Box<dyn FnOnce(&dyn Store) + Send>;
+
+enum Order {
+    Do(Job),
+    End,
+}
 
 /// Work that waits at most before more history is refused. With an entry each, this is a few megabytes.
 const MOST: usize = 4_096;
@@ -31,7 +37,7 @@ const RETRY: Duration = Duration::from_millis(500);
 /// A handle to the store's thread.
 #[derive(Clone)]
 pub struct Storekeeper {
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::Sender<Order>,
     waiting: Arc<AtomicUsize>,
     trouble: Arc<Mutex<Option<String>>>,
     set_aside: Arc<Mutex<Option<PathBuf>>>,
@@ -41,7 +47,7 @@ pub struct Storekeeper {
 impl Storekeeper {
     /// Starts the thread for the store at `path`. The directory above it must exist; it is made by the installation.
     pub fn start(path: PathBuf) -> std::io::Result<(Storekeeper, std::thread::JoinHandle<()>)> {
-        let (jobs, queue) = mpsc::channel::<Job>();
+        let (jobs, queue) = mpsc::channel::<Order>();
         // Until it has failed once, what is asked of it waits in the queue.
         let trouble = Arc::new(Mutex::new(None));
         let set_aside = Arc::new(Mutex::new(None));
@@ -61,8 +67,11 @@ impl Storekeeper {
             *set_aside.lock().unwrap_or_else(PoisonError::into_inner) = aside;
             tell(None);
             is_open.store(true, Ordering::Release);
-            for job in queue {
-                job(&store);
+            for order in queue {
+                match order {
+                    Order::Do(job) => job(&store),
+                    Order::End => break,
+                }
                 waiting.fetch_sub(1, Ordering::Relaxed);
             }
         })?;
@@ -72,7 +81,19 @@ impl Storekeeper {
     /// Queues work that is bounded by itself. After the thread has ended nothing happens: the daemon is stopping.
     pub fn queue(&self, job: impl FnOnce(&dyn Store) + Send + 'static) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        drop(self.jobs.send(Box::new(job)));
+        drop(self.jobs.send(Order::Do(Box::new(job))));
+    }
+
+    /// The thread ends when it has done what was queued before this, however long somebody else keeps a handle.
+    pub fn end(&self) {
+        drop(self.jobs.send(Order::End));
+    }
+
+    /// Asks the store something. There is no answer if the daemon stops before.
+    pub fn ask<T: Send + 'static>(&self, question: impl FnOnce(&dyn Store) -> T + Send + 'static) -> oneshot::Receiver<T> {
+        let (tell, told) = oneshot::channel();
+        self.queue(move |store| drop(tell.send(question(store))));
+        told
     }
 
     /// Queues work of which there may be any amount, unless too much waits already.
@@ -170,5 +191,18 @@ mod tests {
         }
         drop(keeper);
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn it_ends_though_somebody_may_ask_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let (keeper, thread) = Storekeeper::start(dir.path().join("store")).unwrap();
+        let (tell, told) = mpsc::channel();
+        let later = keeper.clone();
+        keeper.queue(move |_| tell.send(()).unwrap());
+        keeper.end();
+        thread.join().unwrap();
+        told.try_recv().expect("what was queued before the end is done");
+        assert!(later.ask(|_| ()).blocking_recv().is_err(), "there is no answer any more");
     }
 }

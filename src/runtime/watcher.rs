@@ -6,7 +6,13 @@ use crate::actuate::target::DmTarget;
 use crate::edge::{Target, TargetFault};
 use crate::engine::Event;
 use crate::model::{SetId, TargetErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
+
+/// The last lease of a set that is taken over at once, ms: it lasts until then, and what fails meanwhile is held.
+const LAST_LEASE_MS: u64 = 30_000;
 
 /// Which error records are news.
 #[derive(Clone, Copy, Debug)]
@@ -17,10 +23,28 @@ pub struct From {
     pub held_since: u64,
 }
 
-/// Starts the thread. It ends when the device is gone or belongs to somebody else, or the engine's thread has ended.
-pub fn start(set: SetId, target: DmTarget, from: From, lease_ms: u64, engine: Critical) -> std::io::Result<()> {
-    let watcher = Watcher { set, target, since: from.since, held_since: from.held_since, lease_ms, engine };
-    critical::thread("watcher", move || watcher.run()).map(drop)
+/// The thread of a set.
+pub struct Watching {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Watching {
+    /// Looks once more, and ends with a long lease: somebody takes the device over at once. Returns when it has ended.
+    pub fn end(self) {
+        self.stop.store(true, Ordering::Release);
+        // One that has panicked has ended, too.
+        drop(self.thread.join());
+    }
+}
+
+/// Starts the thread. It ends when it is told to, when the device is gone or belongs to somebody else, or when the engine's thread
+/// has ended.
+pub fn start(set: SetId, target: DmTarget, from: From, lease_ms: u64, engine: Critical) -> std::io::Result<Watching> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = stop.clone();
+    let watcher = Watcher { set, target, since: from.since, held_since: from.held_since, lease_ms, engine, stop: told };
+    Ok(Watching { stop, thread: critical::thread("watcher", move || watcher.run())? })
 }
 
 struct Watcher {
@@ -30,12 +54,17 @@ struct Watcher {
     held_since: u64,
     lease_ms: u64,
     engine: Critical,
+    stop: Arc<AtomicBool>,
 }
 
 impl Watcher {
     fn run(mut self) {
         let pause = Duration::from_millis((self.lease_ms / 4).min(1_000));
         loop {
+            let last = self.stop.load(Ordering::Acquire);
+            if last {
+                self.lease_ms = self.lease_ms.max(LAST_LEASE_MS);
+            }
             // Before looking: an event after the look ends the pause.
             let armed = self.target.arm();
             match self.look() {
@@ -46,6 +75,9 @@ impl Watcher {
                     return;
                 }
                 Err(other) => tracing::warn!(%other, "the target's errors could not be read"),
+            }
+            if last {
+                return;
             }
             // Where events cannot be had, errors are found a little later.
             if armed.is_ok() { self.target.wait(pause) } else { std::thread::sleep(pause) }

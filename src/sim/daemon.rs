@@ -5,17 +5,20 @@ use super::kernel::Kernel;
 use super::machine::{Fate, Shared};
 use super::store::MemoryStore;
 use super::target::SimTarget;
-use crate::actuate::announced::{Announced, Listener};
+use crate::actuate::announced::{Announced, Listener, number};
 use crate::actuate::probe::{Prober, Verified};
 use crate::actuate::reconcile::Truth;
 use crate::actuate::steps::{Actuator, OpenSpare};
-use crate::actuate::{Care, read_header, reconcile};
+use crate::actuate::{Care, older, read_header, reconcile};
 use crate::edge::BlockIo;
 use crate::edge::{ExtentState, Store, Target};
-use crate::engine::{CaseId, Effect, Engine, Event, Outcome, Step};
-use crate::model::{Action, Extent, Member, Millis, Remap, Sectors, SetId};
+use crate::engine::{CALLED_OFF, CaseId, Effect, Engine, Event, Outcome, Step};
+use crate::model::{Action, Decision, Entry, Extent, Member, Millis, Remap, Sectors, SetId, What};
 use crate::policy::Policy;
 use std::collections::VecDeque;
+
+/// How the reason begins why a set with an older spare is not opened.
+pub(super) const OLDER: &str = "a spare is older: ";
 
 /// How long a lease lasts, ms.
 const LEASE_MS: u64 = 5_000;
@@ -27,7 +30,7 @@ enum Work {
     Retry(Extent),
     Probe(CaseId, Extent),
     Return(CaseId, Remap),
-    Tend,
+    Tend(u16),
 }
 
 /// For the store's thread.
@@ -37,7 +40,7 @@ enum Job {
     Mark(u16, Extent, ExtentState),
     Verified(u64, u16, Verified),
     Append(Box<crate::model::Entry>),
-    Announce(CaseId),
+    Announce(CaseId, Remap),
 }
 
 /// Who goes next.
@@ -80,7 +83,8 @@ impl Daemon {
         if let Some(target) = &owned {
             listener.hear(Box::new(target.clone()));
         }
-        let announced = |index: usize, n: usize| Announced::new(SimIo::open(shared, life, index + 1), &listener, n as u8);
+        let announced =
+            |drive: usize, handle: u8| Announced::new(SimIo::open(shared, life, drive), &listener, number(drive as u8, handle));
         let mut spares: Vec<reconcile::NamedIo> = Vec::new();
         for index in 0..desc.spares.len() {
             let io = SimIo::open(shared, life, index + 1);
@@ -88,9 +92,13 @@ impl Daemon {
             if (&found.set, usize::from(found.spare)) != (&desc, index) {
                 return Err("the header is another's".into());
             }
-            spares.push((format!("spare{index}"), Box::new(announced(index, index))));
+            spares.push((format!("spare{index}"), Box::new(announced(index + 1, 0))));
         }
         let (mut open, remaps) = reconcile::open_tables(&desc, spares)?;
+        let older = older::find(store, &desc, 0..desc.spares.len() as u16, &remaps).map_err(|error| error.to_string())?;
+        if !older.is_empty() {
+            return Err(format!("{OLDER}{older}"));
+        }
         if fresh {
             create(shared, life)?;
         }
@@ -102,8 +110,8 @@ impl Daemon {
         listener.hear(Box::new(target.clone()));
         let main = Box::new(SimIo::open(shared, life, 0));
         let count = desc.spares.len();
-        let own = (0..count).map(|index| Box::new(announced(index, count + index)) as Box<dyn BlockIo>).collect();
-        let prober = Prober::new(&desc, Box::new(target.clone()), Box::new(SimIo::open(shared, life, 0)), own);
+        let own = (0..count).map(|index| Box::new(announced(index + 1, 1)) as Box<dyn BlockIo>).collect();
+        let prober = Prober::new(&desc, Box::new(target.clone()), Box::new(announced(0, 0)), own, care.whole_tables());
         let actuator = Actuator::new(&desc, Box::new(target.clone()), main, open, care);
         let mut daemon = Daemon {
             life,
@@ -142,7 +150,7 @@ impl Daemon {
 
     /// Whether nothing is queued and no case is open.
     pub fn is_idle(&self) -> bool {
-        !self.is_busy() && self.engine.set(self.set).is_some_and(|set| set.status().cases.is_empty())
+        !self.is_busy() && self.engine.set(self.set).is_some_and(|set| set.status(Millis(0)).cases.is_empty())
     }
 
     /// The remaps that the engine knows.
@@ -213,10 +221,10 @@ impl Daemon {
                 self.shared.lock().end_soon();
                 drop(self.actuator.retry(extent));
             }
-            Some(Work::Tend) => {
+            Some(Work::Tend(spare)) => {
                 self.doing("tend");
-                let news = self.actuator.tend();
-                self.inbox.push_back(Event::Tended { set: self.set, news });
+                let (tended, news) = self.actuator.tend(spare);
+                self.inbox.push_back(Event::Tended { set: self.set, spare: Some((spare, tended)), news });
             }
         }
     }
@@ -232,6 +240,7 @@ impl Daemon {
                         self.shared.lock().violated(format!("the allocator cannot follow the table: {error}"));
                     }
                 }
+                self.has_gone_back(&remaps);
             }
             Some(Job::Reserve(session, spare, want)) => match self.store.reserve(set, spare, want, self.block) {
                 Ok(extents) => self.work.push_back(Work::Verify(session, spare, extents)),
@@ -246,11 +255,29 @@ impl Daemon {
                 let free = self.store.usage(set, spare).map(|usage| usage.free).unwrap_or_default();
                 self.inbox.push_back(Event::Reserved { set, session, spare, extents: good, free, untried });
             }
-            Some(Job::Announce(case)) => {
+            Some(Job::Announce(case, remap)) => {
+                drop(self.store.set_returning(set, Some(&remap)));
                 self.inbox.push_back(Event::Done { set, case, outcome: Outcome::Announced });
             }
-            Some(Job::Append(entry)) => drop(self.store.append(&entry)),
+            Some(Job::Append(entry)) => {
+                drop(self.store.append(&entry));
+                if matches!(entry.what, What::Unremapped { .. } | What::StaysRemapped { .. }) {
+                    drop(self.store.set_returning(set, None));
+                }
+            }
         }
+    }
+
+    /// What was on its way back to main when the daemon ended, and has no record any more, has arrived.
+    fn has_gone_back(&self, remaps: &[Remap]) {
+        let Ok(Some(remap)) = self.store.returning(self.set) else { return };
+        if older::serving(remap.main, remaps).is_none() {
+            let decision = Decision { action: Action::Unremap, rule: String::new(), reason: String::new() };
+            let what = What::Unremapped { remap, decision, took_ms: 0 };
+            let name = self.shared.lock().desc.name.clone();
+            drop(self.store.append(&Entry { number: 0, at: Millis(0), set: self.set, name, what }));
+        }
+        drop(self.store.set_returning(self.set, None));
     }
 
     fn watch(&mut self) {
@@ -278,10 +305,19 @@ impl Daemon {
         match effect {
             Effect::Step { case, step, .. } => self.work.push_back(Work::Step(case, step)),
             Effect::Probe { case, extent, .. } => self.work.push_back(Work::Probe(case, extent)),
-            Effect::Tend { .. } => self.work.push_back(Work::Tend),
+            Effect::Tend { spare, .. } => self.work.push_back(Work::Tend(spare)),
             Effect::Retry { extent, .. } => self.work.push_back(Work::Retry(extent)),
-            Effect::Announce { case, .. } => self.jobs.push_back(Job::Announce(case)),
+            Effect::Announce { case, remap, .. } => self.jobs.push_back(Job::Announce(case, remap)),
             Effect::Return { case, remap, .. } => self.work.push_back(Work::Return(case, remap)),
+            Effect::CallOff { case, .. } => {
+                let before = self.work.len();
+                self.work.retain(|work| !matches!(work, Work::Return(of, _) if *of == case));
+                if self.work.len() < before {
+                    self.shared.lock().coverage.count("return", "called off");
+                    let outcome = Outcome::Failed(CALLED_OFF.into());
+                    self.inbox.push_back(Event::Done { set: self.set, case, outcome });
+                }
+            }
             Effect::MarkReserved { spare, extent, .. } => self.jobs.push_back(Job::Mark(spare, extent, ExtentState::Reserved)),
             Effect::Reserve { session, spare, want, .. } => self.jobs.push_back(Job::Reserve(session, spare, want)),
             Effect::MarkInUse { remap, .. } => {
@@ -293,11 +329,16 @@ impl Daemon {
                 self.check_bad(spare, extent);
                 self.jobs.push_back(Job::Mark(spare, extent, ExtentState::Bad));
             }
+            // What it would find is found by nobody here.
+            Effect::Scrub { .. } => {}
             Effect::SampleSmart { .. } => {
                 let (summary, worse) = ("fine".into(), Vec::new());
                 self.inbox.push_back(Event::Smart { set: self.set, member: Member::Main, summary, worse });
             }
             Effect::Record(entry) => {
+                if matches!(&entry.what, What::StaysRemapped { reason, .. } if reason == CALLED_OFF) {
+                    self.shared.lock().coverage.count("return", "a write came first");
+                }
                 self.shared.lock().note(|| format!("history: {:?}", entry.what));
                 self.jobs.push_back(Job::Append(Box::new(entry)));
             }
@@ -372,7 +413,7 @@ fn take_over(
     let target = owned.map_or_else(|| SimTarget::own(shared, life), Ok).map_err(|fault| fault.to_string())?;
     let mut care = Care::begin(spares);
     let unsettled = reconcile::unsettled(spares);
-    let loaded = reconcile::load(&target, desc, Truth { remaps, unsettled: &unsettled })?;
+    let loaded = reconcile::load(&target, desc, Truth { remaps, unsettled: &unsettled, older: &[] })?;
     care.keep_sealed(loaded.sealed);
     if fresh {
         return Ok((target, 1, care));

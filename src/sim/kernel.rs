@@ -96,6 +96,15 @@ struct FenceModel {
     until: u64,
 }
 
+/// A flush that waits for those of the owner's.
+#[derive(Debug)]
+struct AfterOwn {
+    io: u64,
+    /// What it has flushed: 0 for main, `n` for spare `n - 1`.
+    members: Vec<usize>,
+    until: u64,
+}
+
 /// The device.
 #[derive(Debug)]
 pub(super) struct Kernel {
@@ -115,14 +124,14 @@ pub(super) struct Kernel {
     waiting: Vec<u64>,
     ios: BTreeMap<u64, Io>,
     next_io: u64,
+    /// Whether a spare was written since its last flush.
     dirty: Vec<bool>,
     /// Flushes of the owner's that are under way, a bit for each.
     own_flushes: u64,
     /// One of them failed, and nobody was told yet.
     flush_owed: bool,
-    /// Flushes that succeeded meanwhile, and the bound of the first.
-    after_own: Vec<u64>,
-    after_own_until: u64,
+    /// Flushes that succeeded meanwhile, the first one first.
+    after_own: Vec<AfterOwn>,
     pub now: u64,
     pub done: Vec<Completion>,
 }
@@ -150,7 +159,6 @@ impl Kernel {
             own_flushes: 0,
             flush_owed: false,
             after_own: Vec::new(),
-            after_own_until: 0,
             now,
             done: Vec::new(),
         }
@@ -174,10 +182,8 @@ impl Kernel {
                 self.end_fence(drives, fence.id);
             }
         }
-        if !self.after_own.is_empty() && self.after_own_until <= now {
-            self.own_flushes_lost();
-        }
         let lapsed = self.lease_until <= now;
+        self.flush_bounds(lapsed);
         let over = |piece: &Piece, ios: &BTreeMap<u64, Io>| lapsed || ios.get(&piece.io).is_none_or(|io| io.deadline <= now);
         let (expired, held) = std::mem::take(&mut self.held).into_iter().partition(|piece| over(piece, &self.ios));
         self.held = held;

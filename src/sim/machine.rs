@@ -261,12 +261,15 @@ impl Machine {
         let disk = &self.drives[drive].disk;
         let gone = lost.iter().filter(|&&sector| !disk.is_cached(sector..sector + 1));
         let served = |at: &u64| {
+            if drive == 0 {
+                return (!maps(&self.mapped, *at)).then_some(*at);
+            }
             let serves = |remap: &&Remap| usize::from(remap.spare) + 1 == drive && remap.spare_extent().contains(Sector(*at));
             self.mapped.iter().find(serves).map(|remap| remap.main.start().0 + (at - remap.at.0))
         };
         let served: Vec<u64> = gone.filter_map(served).collect();
         if !served.is_empty() {
-            self.coverage.count("spare", "told the daemon what it lost");
+            self.coverage.count(if drive == 0 { "main" } else { "spare" }, "told the daemon what it lost");
         }
         self.oracle.cache_lost(served.into_iter(), self.kernel.is_some());
     }

@@ -18,6 +18,7 @@ mod kernel;
 mod machine;
 mod oracle;
 mod random;
+mod setting;
 mod store;
 mod target;
 pub mod world;

@@ -1,12 +1,23 @@
 //! The host's store, in memory, over the allocator that the real one uses. A crash may take its last changes: it can lag.
 
-use crate::edge::{ExtentState, Prune, Served, Store, StoreError, Usage};
-use crate::model::{ChainWalk, Cut, Entry, Extent, Millis, Remap, Sectors, SetDescription, SetId, SetName, Stamp};
+use crate::edge::{ExtentState, Prune, Served, Store, StoreError, ToldRemaps, Usage};
+use crate::model::{
+    ChainWalk, Cut, Entry, Extent, Millis, Remap, Sample, Sectors, SetDescription, SetId, SetName, Stamp, TestTimes, Told,
+};
 use crate::store::Space;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-type Records = BTreeMap<u16, Vec<(Extent, ExtentState)>>;
+type Extents = BTreeMap<u16, Vec<(Extent, ExtentState)>>;
+
+/// What is written down.
+#[derive(Clone, Debug, Default)]
+struct Records {
+    extents: Extents,
+    /// What history tells of remaps, in order.
+    told: Vec<Told>,
+    returning: Option<Remap>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -39,11 +50,19 @@ impl MemoryStore {
 
 impl State {
     fn record(&mut self) {
-        let mut records = self.versions.last().cloned().unwrap_or_default();
+        let mut records = self.latest();
         for (spare, space) in &self.spaces {
-            records.insert(*spare, space.held().collect());
+            records.extents.insert(*spare, space.held().collect());
         }
         self.versions.push(records);
+    }
+
+    fn latest(&self) -> Records {
+        self.versions.last().cloned().unwrap_or_default()
+    }
+
+    fn extents(&self, spare: u16) -> Vec<(Extent, ExtentState)> {
+        self.versions.last().and_then(|records| records.extents.get(&spare)).cloned().unwrap_or_default()
     }
 
     fn space(&mut self, spare: u16) -> Result<&mut Space, StoreError> {
@@ -53,6 +72,23 @@ impl State {
 
 impl Store for MemoryStore {
     fn flush(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    // The simulated machine reads no SMART.
+    fn keep_sample(&self, _: &str, sample: &Sample) -> Result<Vec<Sample>, StoreError> {
+        Ok(vec![sample.clone()])
+    }
+
+    fn samples(&self, _: &str) -> Result<Vec<Sample>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn test_times(&self, _: &str) -> Result<TestTimes, StoreError> {
+        Ok(TestTimes::default())
+    }
+
+    fn set_test_times(&self, _: &str, _: TestTimes) -> Result<(), StoreError> {
         Ok(())
     }
 
@@ -70,7 +106,7 @@ impl Store for MemoryStore {
 
     fn rebuild(&self, _: SetId, spare: u16, data: Extent, live: &[Remap]) -> Result<(), StoreError> {
         let mut state = self.state();
-        let before = state.versions.last().and_then(|records| records.get(&spare)).cloned().unwrap_or_default();
+        let before = state.extents(spare);
         let live = live.iter().filter(|remap| remap.spare == spare).copied();
         let space = Space::rebuild(data, before, live).map_err(|error| StoreError(error.to_string()))?;
         state.spaces.insert(spare, space);
@@ -97,7 +133,7 @@ impl Store for MemoryStore {
     }
 
     fn in_use(&self, _: SetId, spare: u16) -> Result<Vec<Served>, StoreError> {
-        let records = self.state().versions.last().and_then(|records| records.get(&spare)).cloned().unwrap_or_default();
+        let records = self.state().extents(spare);
         let served = |(extent, state): (Extent, ExtentState)| match state {
             ExtentState::InUse { main } => Some(Extent::new(main, extent.len()).map(|main| Served { main, at: extent.start() })),
             ExtentState::Reserved | ExtentState::Bad => None,
@@ -105,9 +141,14 @@ impl Store for MemoryStore {
         records.into_iter().filter_map(served).collect::<Result<_, _>>().map_err(|error| StoreError(error.to_string()))
     }
 
-    fn append(&self, _: &Entry) -> Result<u64, StoreError> {
+    fn append(&self, entry: &Entry) -> Result<u64, StoreError> {
         let mut state = self.state();
         state.entries += 1;
+        if let Some(told) = entry.what.told() {
+            let mut records = state.latest();
+            records.told.push(told);
+            state.versions.push(records);
+        }
         Ok(state.entries)
     }
 
@@ -123,20 +164,27 @@ impl Store for MemoryStore {
         Ok(Vec::new())
     }
 
-    // Entries are counted, not kept: there is nothing to check or to prune.
+    // Of entries only that is kept: there is nothing to check or to prune.
 
-    fn told_remaps(&self, _: SetId) -> Result<Vec<Remap>, StoreError> {
-        Ok(Vec::new())
+    fn told(&self, _: SetId) -> Result<ToldRemaps, StoreError> {
+        let mut told = ToldRemaps::default();
+        self.state().latest().told.into_iter().for_each(|news| told.add(news));
+        Ok(told)
     }
 
-    // Only a start asks for it, to tell it from an older spare.
-
-    fn set_returning(&self, _: SetId, _: Option<&Remap>) -> Result<(), StoreError> {
+    /// Durable, and with it all that came before.
+    fn set_returning(&self, _: SetId, remap: Option<&Remap>) -> Result<(), StoreError> {
+        let mut state = self.state();
+        let records = Records { returning: remap.copied(), ..state.latest() };
+        if remap.is_some() {
+            state.versions.clear();
+        }
+        state.versions.push(records);
         Ok(())
     }
 
     fn returning(&self, _: SetId) -> Result<Option<Remap>, StoreError> {
-        Ok(None)
+        Ok(self.state().latest().returning)
     }
 
     fn history_ends(&self) -> Result<Option<(Stamp, Stamp)>, StoreError> {

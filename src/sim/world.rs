@@ -1,17 +1,15 @@
 //! Runs: a machine that a seed makes, troubles that it draws, and at the end the whole of main compared with what it may say.
 
-use super::content;
 use super::coverage::Coverage;
-use super::daemon::{Daemon, Turn};
-use super::disk::{Backing, ErrorKind, Fault, Persist, SECTOR, SimDisk};
+use super::daemon::{Daemon, OLDER, Turn};
+use super::disk::{ErrorKind, Fault, Persist, SECTOR};
 use super::drive::Drive;
 use super::kernel::Shape;
 use super::machine::{Crash, End, Machine, Shared};
 use super::random::Random;
+use super::setting::{describe, draw_fault, fill, new_drive, policy};
 use super::store::MemoryStore;
-use crate::actuate::format_spare;
-use crate::format::geometry;
-use crate::model::{Action, Extent, Identity, Millis, Secret, Sector, Sectors, SetDescription, SetId, SetName};
+use crate::model::{Action, Extent, Sector, Sectors};
 use crate::policy::Policy;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -129,6 +127,56 @@ impl World {
         self.buried();
         self.come_to_rest();
         self.compare();
+        if !self.broken() && self.draw(4) {
+            self.put_an_old_spare_back();
+        }
+    }
+
+    /// A spare's image from before its last remap is refused.
+    fn put_an_old_spare_back(&mut self) {
+        let images: Vec<Vec<u8>> = {
+            let mut machine = self.shared.lock();
+            for drive in &mut machine.drives {
+                let _ = drive.flush();
+            }
+            let image = |drive: &Drive| {
+                let mut image = vec![0; drive.disk.sectors() as usize * SECTOR];
+                drive.disk.read_medium(0, &mut image);
+                image
+            };
+            machine.drives.iter().map(image).collect()
+        };
+        let before = self.daemon.as_ref().map(Daemon::remaps).unwrap_or_default();
+        self.ask_where(|extent| before.iter().all(|remap| !remap.main.overlaps(extent)));
+        self.come_to_rest();
+        let after = self.daemon.as_ref().map(Daemon::remaps).unwrap_or_default();
+        let Some(newer) = after.into_iter().find(|remap| !before.contains(remap)) else { return };
+        self.daemon = None;
+        self.store.crash(0);
+        {
+            let mut machine = self.shared.lock();
+            machine.end(End::PowerCut);
+            let index = usize::from(newer.spare) + 1;
+            let mut drive = new_drive(machine.drives[index].disk.sectors(), machine.drives[index].disk.block_size(), false);
+            drive.write(0, &images[index], Persist::Fua).expect("a new disk takes everything");
+            machine.drives[index] = drive;
+        }
+        let started = Daemon::start(&self.shared, &self.store, self.policy.clone()).map(drop);
+        let mut machine = self.shared.lock();
+        match started {
+            Err(reason) if reason.starts_with(OLDER) => machine.coverage.count("start", "→ older spare refused"),
+            other => machine.violated(format!("S8: a spare from before the remap of main {} is taken: {other:?}", newer.main)),
+        }
+    }
+
+    /// An operator asks for the first block that will do.
+    fn ask_where(&mut self, will_do: impl Fn(&Extent) -> bool) {
+        let mut machine = self.shared.lock();
+        let (main, block) = (machine.shape.main, machine.desc.block());
+        let blocks = (0..main / block.0).filter_map(|n| Extent::new(Sector(n * block.0), block).ok());
+        let Some((extent, daemon)) = blocks.into_iter().find(will_do).zip(self.daemon.as_mut()) else { return };
+        machine.asked.push(extent);
+        daemon.ask(extent);
     }
 
     fn is_eventful(&self) -> bool {
@@ -213,6 +261,12 @@ impl World {
             Err(reason) => {
                 let mut machine = self.shared.lock();
                 machine.note(|| format!("not open: {reason}"));
+                // Nobody has put an older one there. But where a slot does not read just now, it may hold the only copy of a change
+                // whose second one the spare was too slow for: then the set waits for it.
+                let unread = self.passing.iter().any(|(drive, ..)| *drive > 0);
+                if reason.starts_with(OLDER) && !unread {
+                    machine.violated(format!("the set is not opened: {reason}"));
+                }
                 machine.coverage.count("start", "→ failed");
             }
         }
@@ -311,6 +365,9 @@ impl World {
             if self.daemon.is_none() {
                 self.start();
             }
+            if self.broken() {
+                return;
+            }
             for who in [Turn::Watcher, Turn::Tick] {
                 self.turn(who);
             }
@@ -364,88 +421,4 @@ impl World {
             machine.violated("S9: reads wait at rest".into());
         }
     }
-}
-
-fn draw_fault(machine: &mut Machine, drive: usize) -> Fault {
-    let logical = machine.shape.logical;
-    let (from, to) = match drive {
-        0 => (0, machine.shape.main),
-        spare => {
-            let data = machine.desc.geometry[spare - 1].data;
-            (data.start().0, data.end().0)
-        }
-    };
-    let near = if machine.random.chance(2, 3) { (to - from).min(400) } else { to - from };
-    let start = (from + machine.random.below(near)) / logical * logical;
-    let len = if machine.random.chance(1, 4) { machine.random.within(1, 40) } else { machine.random.within(1, 4) } * logical;
-    let sectors = start..(start + len).min(to);
-    let fault = match machine.random.below(8) {
-        0 | 1 => Fault::unreadable(sectors),
-        2 if drive == 0 => Fault::unreadable_for_ever(sectors),
-        2..=4 => Fault::unwritable(sectors),
-        _ => Fault::dead(sectors),
-    };
-    if machine.random.chance(1, 3) { fault.reported_as(ErrorKind::Io) } else { fault }
-}
-
-fn new_drive(sectors: u64, logical: u32, cached: bool) -> Drive {
-    let disk = SimDisk::new(sectors, Backing::Memory).with_block_size(logical);
-    Drive::new(if cached { disk.with_volatile_cache() } else { disk })
-}
-
-fn describe(random: &mut Random, logical: u32, main: u64, spares: &[u64]) -> SetDescription {
-    let identity = |serial: String, sectors: u64| Identity {
-        serial,
-        model: "simulated".into(),
-        sectors: Sectors(sectors),
-        logical_block: logical,
-        physical_block: 4096,
-        ..Identity::default()
-    };
-    let mut secret = [0; 16];
-    secret.iter_mut().for_each(|byte| *byte = random.below(256) as u8);
-    let members = spares.iter().enumerate().map(|(index, &sectors)| identity(format!("spare{index}"), sectors));
-    let mut desc = SetDescription {
-        id: SetId(uuid::Uuid::from_u128(u128::from(random.next()))),
-        name: SetName::new("simulated").expect("a good name"),
-        main: identity("main".into(), main),
-        spares: members.collect(),
-        secret: Secret(secret),
-        geometry: Vec::new(),
-        created: Millis(1),
-    };
-    let block = desc.block();
-    desc.geometry = spares.iter().map(|&sectors| geometry(Sectors(sectors), block).expect("large enough")).collect();
-    desc
-}
-
-/// Main holds write 1 everywhere; the spares are full of something old and are then made spares.
-fn fill(shared: &Shared) {
-    let mut machine = shared.lock();
-    let main = content::range(0, machine.shape.main, 1);
-    machine.drives[0].write(0, &main, Persist::Fua).expect("a new disk takes everything");
-    let life = machine.life;
-    let desc = machine.desc.clone();
-    for drive in 1..machine.drives.len() {
-        let old = vec![0xee; machine.drives[drive].disk.sectors() as usize * SECTOR];
-        machine.drives[drive].write(0, &old, Persist::Fua).expect("a new disk takes everything");
-    }
-    drop(machine);
-    for spare in 0..desc.spares.len() {
-        let io = super::block::SimIo::open(shared, life, spare + 1);
-        format_spare(&io, &desc, spare as u16).expect("a new disk becomes a spare");
-    }
-}
-
-fn policy(reserve_blocks: u64, reads: Action) -> Policy {
-    let text = include_str!("../../policies/balanced.toml");
-    let mut policy: Policy = toml::from_str(text).expect("the shipped policy is one");
-    policy.name = "balanced".into();
-    policy.spare.reserve_blocks = reserve_blocks;
-    policy.read_error.action = reads;
-    // More happens in a run than in a year of a disk.
-    policy.spending.blocks_per_hour = 100_000;
-    policy.spending.blocks_per_day = 100_000;
-    policy.storm.errors_per_minute = 1_000_000;
-    policy
 }

@@ -125,21 +125,25 @@ pub fn exclusively(node: &Path) -> std::io::Result<Option<Use>> {
 }
 
 /// One line of `mountinfo`.
-struct Mount {
-    devno: (u32, u32),
-    at: String,
+pub(super) struct Mount {
+    /// The mount's number, which no other one has while it is there; the next one may.
+    pub(super) id: u64,
+    pub(super) devno: (u32, u32),
+    pub(super) at: String,
     source: String,
 }
 
 impl Mount {
     /// `36 35 98:0 /root /at opts… - type source superopts`.
-    fn parse(line: &str) -> Option<Mount> {
+    pub(super) fn parse(line: &str) -> Option<Mount> {
         let (before, after) = line.split_once(" - ")?;
-        let mut before = before.split(' ').skip(2);
+        let mut before = before.split(' ');
+        let id = before.next()?.parse().ok()?;
+        let mut before = before.skip(1);
         let (major, minor) = before.next()?.split_once(':')?;
         let at = unescape(before.nth(1)?);
         let source = unescape(after.split(' ').nth(1)?);
-        Some(Mount { devno: (major.parse().ok()?, minor.parse().ok()?), at, source })
+        Some(Mount { id, devno: (major.parse().ok()?, minor.parse().ok()?), at, source })
     }
 }
 

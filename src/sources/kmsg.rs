@@ -15,7 +15,7 @@ const RECORD_BYTES: usize = 16 * 1024;
 
 const EPIPE: i32 = 32;
 
-/// What the kernel log tells.
+/// What the kernel tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KernelMessage {
     /// A line about a block device.
@@ -27,18 +27,17 @@ pub enum KernelMessage {
 /// Announces lines about block devices, from now on, until the receiver is dropped. It has to run in a tokio runtime.
 ///
 /// A slow receiver loses records, told as a [`KernelMessage::Gap`]: the kernel's ring is the queue.
-pub fn watch() -> io::Result<mpsc::Receiver<KernelMessage>> {
+pub fn watch(sender: mpsc::Sender<KernelMessage>) -> io::Result<()> {
     let flags = (OFlags::NONBLOCK | OFlags::CLOEXEC).bits().cast_signed();
     let mut file = OpenOptions::new().read(true).custom_flags(flags).open("/dev/kmsg")?;
     file.seek(SeekFrom::End(0))?;
     let file = super::readable(file)?;
-    let (sender, receiver) = mpsc::channel(256);
     tokio::spawn(async move {
         if let Err(error) = run(&file, &sender).await {
             tracing::warn!("the kernel log cannot be read any more: {error}");
         }
     });
-    Ok(receiver)
+    Ok(())
 }
 
 async fn run(file: &AsyncFd<File>, sender: &mpsc::Sender<KernelMessage>) -> io::Result<()> {
@@ -64,7 +63,7 @@ async fn run(file: &AsyncFd<File>, sender: &mpsc::Sender<KernelMessage>) -> io::
     }
 }
 
-fn now() -> Millis {
+pub(super) fn now() -> Millis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
@@ -76,7 +75,8 @@ mod tests {
     #[tokio::test]
     async fn it_starts_at_the_end() {
         // Not everybody may read the kernel log.
-        if let Ok(mut messages) = watch() {
+        let (sender, mut messages) = mpsc::channel(1);
+        if watch(sender).is_ok() {
             let soon = tokio::time::timeout(std::time::Duration::from_millis(50), messages.recv()).await;
             assert!(!matches!(soon, Ok(None)), "the reader must not end by itself");
         }

@@ -3,7 +3,7 @@
 //! The forms come from `blk_print_req_error` (`block/blk-mq.c`), `scsi_print_sense` and its kin, `nvme_log_error`
 //! and libata. They are evidence and hints, never a count: the kernel rate-limits them.
 
-use crate::model::{ErrorClass, Millis, Op, Sector};
+use crate::model::{ErrorClass, FailedRequest, Millis, Op, Sector, Sectors, Teller};
 
 /// Longest text kept of a line.
 const TEXT_BYTES: usize = 400;
@@ -13,20 +13,35 @@ const TEXT_BYTES: usize = 400;
 pub struct KernelNote {
     /// When it was read.
     pub at: Millis,
-    /// Sequence number of the record.
-    pub seq: u64,
     /// Who printed it.
     pub source: NoteSource,
     /// As the line names it: a kernel name (`sdb`, `nvme0n1`), a controller (`nvme0`) or a port (`ata3.00`).
     pub device: Option<String>,
     /// Sector of 512 bytes on the whole disk, where the line tells it in these units.
     pub sector: Option<Sector>,
+    /// Sectors that failed; 0 where the line does not tell.
+    pub len: Sectors,
     /// Kind of I/O.
     pub op: Option<Op>,
     /// Class, where the words are plain.
     pub class: Option<ErrorClass>,
+    /// It was read in advance; only the tracepoint tells.
+    pub read_ahead: bool,
     /// The line.
     pub text: String,
+}
+
+impl KernelNote {
+    /// What it says of one request; `None` where it is no exact word of the block layer.
+    pub fn failed_request(&self) -> Option<FailedRequest> {
+        let by = match self.source {
+            NoteSource::Block => Teller::Log,
+            NoteSource::Tracepoint => Teller::Tracepoint,
+            _ => return None,
+        };
+        let KernelNote { op, len, read_ahead, .. } = *self;
+        Some(FailedRequest { by, op, class: self.class?, len, read_ahead })
+    }
 }
 
 /// Which part of the kernel printed a note.
@@ -34,6 +49,8 @@ pub struct KernelNote {
 pub enum NoteSource {
     /// The block layer: device, sector, kind and class are exact.
     Block,
+    /// The block layer's tracepoint: the same, whatever the rate.
+    Tracepoint,
     /// The page cache.
     Buffer,
     /// A SCSI disk, often with sense data.
@@ -58,13 +75,14 @@ pub fn parse(record: &[u8], at: Millis) -> Option<KernelNote> {
     if priority >> 3 != 0 {
         return None;
     }
-    let seq = head.next()?.parse().ok()?;
+    let _sequence: u64 = head.next()?.parse().ok()?;
     let text = body.lines().next()?.trim();
     let found = block(text).or_else(|| buffer(text)).or_else(|| scsi(text)).or_else(|| nvme(text)).or_else(|| ata(text));
     let line = found.or_else(|| suppressed(text))?;
     let device = line.device.filter(|name| is_device_name(name)).map(str::to_owned);
     let Line { source, sector, op, class, .. } = line;
-    Some(KernelNote { at, seq, source, device, sector, op, class, text: shorten(text) })
+    let (len, read_ahead) = (Sectors(0), false);
+    Some(KernelNote { at, source, device, sector, len, op, class, read_ahead, text: shorten(text) })
 }
 
 /// What a line tells.

@@ -1,16 +1,21 @@
-//! Where observations come from: udev, the kernel log, SMART. Never decides, never writes a device.
+//! Where observations come from: udev, the kernel's tracepoint and log, file systems, SMART. Never decides, never writes a device.
 
 pub mod devices;
 pub mod file_map;
+pub mod fs_error_record;
+pub mod fs_errors;
 pub mod fstab;
 pub mod in_use;
 pub mod kmsg;
 pub mod kmsg_text;
 pub mod partition_table;
 pub mod patience;
+pub mod port;
 pub mod signature;
 pub mod smart;
 pub mod tool;
+pub mod tracepoint;
+pub mod tracepoint_text;
 pub mod udev;
 
 use std::io;

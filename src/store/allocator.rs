@@ -106,11 +106,24 @@ impl Space {
         (found, changes)
     }
 
-    /// Sets the state of a reserved range. Also what is in use may become bad, when its remap has moved away, or reserved again, when that has gone back to main. Setting the state
-    /// it already has changes nothing.
+    /// Sets the state of a reserved range. Also what is in use may become bad, when its remap has moved away, or reserved again, when
+    /// that has gone back to main: with the rest of its last block, which is free if the table was read since. Setting the state it
+    /// already has changes nothing.
     pub fn mark(&mut self, extent: Extent, state: ExtentState) -> Result<Vec<Change>, SpaceError> {
         if self.held.get(&extent.start().0) == Some(&(extent.len().0, state)) {
             return Ok(Vec::new());
+        }
+        let goes_back = state == ExtentState::Reserved && self.is_in_use(extent.start());
+        let rest = if goes_back { self.free_parts(extent) } else { Vec::new() };
+        if !rest.is_empty() {
+            let mut whole = self.clone();
+            for part in rest {
+                whole.take(part);
+                whole.hold(part, state);
+            }
+            let changes = whole.mark(extent, state)?;
+            *self = whole;
+            return Ok(changes);
         }
         let parts = self.parts(extent, state)?;
         let mut changes = Vec::new();
@@ -164,6 +177,11 @@ impl Space {
             next = part.end();
         }
         if next < extent.end() { Err(SpaceError::NotReserved { extent, found: next }) } else { Ok(parts) }
+    }
+
+    fn is_in_use(&self, sector: Sector) -> bool {
+        let held = self.held.range(..=sector.0).next_back();
+        held.is_some_and(|(start, (len, state))| sector.0 < start + len && matches!(state, ExtentState::InUse { .. }))
     }
 
     /// The free ranges inside `extent`.
@@ -278,6 +296,20 @@ mod tests {
         assert_eq!(held, expected);
     }
 
+    /// A remap that ends with main, in the middle of a block, goes back: its whole block is the engine's again.
+    #[test]
+    fn what_goes_back_takes_the_rest_of_its_block_along() {
+        let mut space = Space::rebuild(ext(0, 64), [], [remap(7, 8, 9)]).unwrap();
+        assert_eq!(space.usage().in_use, Sectors(9));
+        space.mark(ext(8, 16), ExtentState::Reserved).unwrap();
+        assert_eq!(space.held().collect::<Vec<_>>(), [(ext(8, 16), ExtentState::Reserved)]);
+        assert_eq!((space.usage().free, space.usage().in_use), (Sectors(48), Sectors(0)));
+        let before = space.clone();
+        space.mark(ext(8, 8), ExtentState::Bad).unwrap();
+        assert!(space.mark(ext(8, 24), ExtentState::Reserved).is_err(), "bad sectors are bad");
+        assert_eq!(space.usage().free, before.usage().free);
+    }
+
     #[test]
     fn a_rebuild_keeps_bad_and_frees_reserved() {
         let before = [
@@ -367,10 +399,13 @@ mod tests {
                         let extent = ext(start, len);
                         let range = start as usize..((start + len) as usize).min(256);
                         let inside = start + len <= 256;
-                        let reserved = inside && model[range.clone()].iter().all(|cell| match cell {
+                        let in_use = |sector: usize| matches!(model.get(sector), Some(Some(ExtentState::InUse { .. })));
+                        let goes_back = state == ExtentState::Reserved && in_use(start as usize);
+                        let reserved = inside && range.clone().all(|sector| match model[sector] {
                             Some(ExtentState::Reserved) => true,
                             Some(ExtentState::InUse { .. }) => matches!(state, ExtentState::Bad | ExtentState::Reserved),
-                            _ => false,
+                            None => goes_back && (10..250).contains(&sector),
+                            Some(ExtentState::Bad) => false,
                         });
                         match space.mark(extent, state) {
                             Ok(changes) => {

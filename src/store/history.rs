@@ -3,7 +3,7 @@
 use super::chain::{self, Anchor, Hash, Record};
 use super::keys;
 use super::trees::Trees;
-use crate::edge::StoreError;
+use crate::edge::{StoreError, ToldRemaps};
 use crate::model::{ChainWalk, Cut, Entry, Millis, Remap, SetId, SetName, Stamp, Told};
 use std::collections::BTreeMap;
 
@@ -148,13 +148,13 @@ impl Trees {
         Ok((oldest.entries > 0).then_some(oldest))
     }
 
-    /// Every remap that the history of a set tells of, also what was pruned of it.
-    pub fn told_remaps(&self, set: SetId) -> Result<Vec<Remap>, StoreError> {
-        let mut told = Vec::new();
+    /// What the history of a set tells of its remaps, also what was pruned of it.
+    pub fn told(&self, set: SetId) -> Result<ToldRemaps, StoreError> {
+        let mut told = ToldRemaps::default();
         for pair in self.moved.scan_prefix(set.0.as_bytes()) {
             let (_, value) = pair.map_err(|error| self.failed(error))?;
             let remap = serde_json::from_slice(&value);
-            told.push(remap.map_err(|error| self.failed(format_args!("the record of a remap: {error}")))?);
+            told.live.push(remap.map_err(|error| self.failed(format_args!("the record of a remap: {error}")))?);
         }
         for key in self.by_set.scan_prefix(set.0.as_bytes()).keys() {
             let key = key.map_err(|error| self.failed(error))?;
@@ -162,7 +162,7 @@ impl Trees {
             let Some(value) = self.history.get(number).map_err(|error| self.failed(error))? else { continue };
             let entry = self.read_entry(number, &value, Millis(0)).filter(|entry| entry.set == set);
             if let Some(news) = entry.and_then(|entry| entry.what.told()) {
-                news.apply(&mut told);
+                told.add(news);
             }
         }
         Ok(told)

@@ -6,6 +6,7 @@ mod history;
 mod keys;
 mod migrate;
 pub mod sled_store;
+mod smart;
 mod trees;
 
 pub use allocator::{Space, SpaceError};

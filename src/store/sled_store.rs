@@ -8,9 +8,10 @@ use super::allocator::{Change, Space};
 use super::chain::{self, Hash};
 use super::trees::{OpenError, Trees, marker};
 use super::{keys, migrate};
-use crate::edge::{ExtentState, Prune, Served, Store, StoreError, Usage};
+use crate::edge::{ExtentState, Prune, Served, Store, StoreError, ToldRemaps, Usage};
 use crate::model::{
-    ChainReport, ChainWalk, Cut, Entry, Extent, Millis, Remap, Sector, Sectors, SetDescription, SetId, SetName, Stamp, What,
+    ChainReport, ChainWalk, Cut, Entry, Extent, Millis, Remap, Sample, Sector, Sectors, SetDescription, SetId, SetName, Stamp,
+    TestTimes, What,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::DirBuilderExt;
@@ -124,6 +125,11 @@ impl SledStore {
         }
         let last = trees.last().map_err(unreadable)?;
         Ok(SledStore { trees, state: Mutex::new(State { last, ..State::default() }) })
+    }
+
+    #[cfg(test)]
+    pub(super) fn trees(&self) -> &Trees {
+        &self.trees
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -260,8 +266,8 @@ impl Store for SledStore {
         self.trees.history_after(number, limit)
     }
 
-    fn told_remaps(&self, set: SetId) -> Result<Vec<Remap>, StoreError> {
-        self.trees.told_remaps(set)
+    fn told(&self, set: SetId) -> Result<ToldRemaps, StoreError> {
+        self.trees.told(set)
     }
 
     fn set_returning(&self, set: SetId, remap: Option<&Remap>) -> Result<(), StoreError> {
@@ -276,6 +282,23 @@ impl Store for SledStore {
 
     fn returning(&self, set: SetId) -> Result<Option<Remap>, StoreError> {
         self.trees.returning(set)
+    }
+
+    fn keep_sample(&self, disk: &str, sample: &Sample) -> Result<Vec<Sample>, StoreError> {
+        self.trees.keep_sample(disk, sample)
+    }
+
+    fn samples(&self, disk: &str) -> Result<Vec<Sample>, StoreError> {
+        self.trees.samples(disk)
+    }
+
+    fn test_times(&self, disk: &str) -> Result<TestTimes, StoreError> {
+        self.trees.test_times(disk)
+    }
+
+    fn set_test_times(&self, disk: &str, times: TestTimes) -> Result<(), StoreError> {
+        self.trees.set_test_times(disk, times)?;
+        self.flush()
     }
 
     fn history_ends(&self) -> Result<Option<(Stamp, Stamp)>, StoreError> {

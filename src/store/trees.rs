@@ -5,7 +5,7 @@
 //! (set, spare, first sector → length and state), `history` (number → a record of the [`chain`]; in format 1 time and JSON),
 //! `history_by_set` (set, number → nothing), `moved` (set, sequence number,
 //! spare, first sector → a remap that pruned history told of, as JSON), `returning` (set UUID → the remap that is about to go back to
-//! main, as JSON).
+//! main, as JSON), `smart` (see [`smart`](super::smart)).
 
 use super::{FORMAT, keys};
 use crate::edge::{ExtentState, Served, StoreError, Usage};
@@ -108,6 +108,7 @@ pub(super) struct Trees {
     pub by_set: sled::Tree,
     pub moved: sled::Tree,
     pub returning: sled::Tree,
+    pub smart: sled::Tree,
 }
 
 /// A lock outlives its owner for a moment: in a child that it has forked, until that child runs its program.
@@ -172,8 +173,8 @@ impl Trees {
         let meta = tree(META)?;
         let (sets, spares, extents) = (tree("sets")?, tree("spares")?, tree("extents")?);
         let (history, by_set, moved) = (tree("history")?, tree("history_by_set")?, tree("moved")?);
-        let returning = tree("returning")?;
-        Ok(Trees { path: path.to_owned(), meta, format, db, sets, spares, extents, history, by_set, moved, returning })
+        let (returning, smart) = (tree("returning")?, tree("smart")?);
+        Ok(Trees { path: path.to_owned(), meta, format, db, sets, spares, extents, history, by_set, moved, returning, smart })
     }
 
     pub fn set_format(&self, format: u32) -> sled::Result<()> {
@@ -192,7 +193,7 @@ impl Trees {
 
     /// Reads everything once. sled may end the program when it comes to a damaged page; better now, while the attempt is counted.
     pub fn walk(&self) -> Result<(), StoreError> {
-        for tree in self.plain().into_iter().chain([&self.history, &self.moved, &self.returning]) {
+        for tree in self.plain().into_iter().chain([&self.history, &self.moved, &self.returning, &self.smart]) {
             for pair in tree.iter() {
                 pair.map_err(|error| self.failed(error))?;
             }

@@ -11,6 +11,22 @@ use std::io::{BufRead, Read};
 /// The latest time, ms; beyond it sums of times might overflow.
 const LATEST: u64 = 1 << 53;
 
+/// What one trace may take of memory: all of it is kept, and again as much for what is compared.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) lines: usize,
+    pub(super) bytes: usize,
+    pub(super) sets: usize,
+    /// Of all sets together.
+    pub(super) remaps: usize,
+}
+
+/// A busy week, and more than one machine serves.
+const BOUNDS: Bounds = Bounds { lines: 4 << 20, bytes: 512 << 20, sets: 256, remaps: 1 << 20 };
+
+/// The most sectors that one error record names: more than the kernel writes or reads at once. Each block of them may become a cure.
+const LONGEST: u64 = 1 << 21;
+
 /// A trace cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
@@ -82,14 +98,23 @@ struct Header {
 }
 
 /// Reads and checks a trace.
-pub fn read(mut from: impl BufRead) -> Result<Trace, TraceError> {
-    let (mut number, mut cut, mut now) = (0, false, Millis(0));
+pub fn read(from: impl BufRead) -> Result<Trace, TraceError> {
+    read_within(from, BOUNDS)
+}
+
+pub(super) fn read_within(mut from: impl BufRead, bounds: Bounds) -> Result<Trace, TraceError> {
+    let (mut number, mut cut, mut now, mut bytes) = (0, false, Millis(0), 0);
     let mut next = |number: &mut usize| -> Result<Option<Vec<u8>>, TraceError> {
         let mut text = Vec::new();
         *number += 1;
         from.by_ref().take(MAX_LINE as u64 + 1).read_until(b'\n', &mut text)?;
         if text.len() > MAX_LINE {
             return Err(broken(*number, format!("it is longer than {MAX_LINE} bytes")));
+        }
+        bytes += text.len();
+        if *number > bounds.lines || bytes > bounds.bytes {
+            let Bounds { lines, bytes, .. } = bounds;
+            return Err(broken(*number, format!("a trace has at most {lines} lines and {bytes} bytes: record a shorter time")));
         }
         cut = !text.is_empty() && !text.ends_with(b"\n");
         Ok((!text.is_empty() && !cut).then_some(text))
@@ -109,7 +134,7 @@ pub fn read(mut from: impl BufRead) -> Result<Trace, TraceError> {
     if sessions > LATEST {
         return Err(broken(2, "so often nothing was opened"));
     }
-    let mut check = Check::default();
+    let mut check = Check { bounds, sets: BTreeMap::new() };
     check.time(&mut now, began).map_err(|why| broken(2, why))?;
     for snapshot in &sets {
         check.snapshot(snapshot, began).map_err(|why| broken(2, why))?;
@@ -139,10 +164,10 @@ fn broken(line: usize, why: impl Into<String>) -> TraceError {
 }
 
 /// What the engine takes for granted, because the runtime has checked it.
-#[derive(Default)]
 struct Check {
-    /// Cure block and number of spares by set.
-    sets: BTreeMap<SetId, (Sectors, usize)>,
+    bounds: Bounds,
+    /// Cure block, number of spares and of remaps at the last opening, by set.
+    sets: BTreeMap<SetId, (Sectors, usize, usize)>,
 }
 
 impl Check {
@@ -182,7 +207,7 @@ impl Check {
         if set.geometry.len() != spares || capacities != spares || spares > usize::from(u16::MAX) {
             return Err(format!("“{name}” has {spares} spares, {} layouts and {capacities} capacities", set.geometry.len()));
         }
-        if self.sets.get(&set.id).is_some_and(|(_, before)| *before > spares) {
+        if self.sets.get(&set.id).is_some_and(|(_, before, _)| *before > spares) {
             return Err(format!("“{name}” has fewer spares than before"));
         }
         if set.geometry.iter().any(|geometry| geometry.data.end().0 > LATEST) {
@@ -201,7 +226,11 @@ impl Check {
             disjoint(serves.map(Remap::spare_extent).collect())
                 .map_err(|at| format!("sector {at} of spare {spare} of “{name}” serves twice"))?;
         }
-        self.sets.insert(set.id, (set.block(), spares));
+        self.sets.insert(set.id, (set.block(), spares, remaps.len()));
+        let Bounds { sets: most_sets, remaps: most_remaps, .. } = self.bounds;
+        if self.sets.len() > most_sets || self.sets.values().map(|(.., remaps)| remaps).sum::<usize>() > most_remaps {
+            return Err(format!("a trace has at most {most_sets} sets with {most_remaps} remaps"));
+        }
         Ok(())
     }
 
@@ -209,8 +238,14 @@ impl Check {
         match event {
             Event::Opened { set, remaps, capacity, .. } => self.set(set, remaps, capacity.len()),
             Event::Errors { missed, .. } if *missed > LATEST => Err(format!("{missed} records cannot have been missed")),
+            Event::Errors { records, .. } => {
+                match records.iter().filter_map(|record| record.main).find(|main| main.len().0 > LONGEST) {
+                    Some(main) => Err(format!("sectors {main} are too many for one error")),
+                    None => Ok(()),
+                }
+            }
             Event::Asked { set, extent } => match self.sets.get(set) {
-                Some((block, _)) if extent.len().0 > MAX_BLOCKS * block.0 => {
+                Some((block, ..)) if extent.len().0 > MAX_BLOCKS * block.0 => {
                     Err(format!("sectors {extent} are too many at once"))
                 }
                 _ => Ok(()),

@@ -189,6 +189,8 @@ impl Replay<'_> {
                 | Effect::MarkReserved { .. }
                 | Effect::MarkBad { .. }
                 | Effect::Retry { .. }
+                | Effect::CallOff { .. }
+                | Effect::Scrub { .. }
                 | Effect::Tend { .. }
                 | Effect::SampleSmart { .. } => {}
             }

@@ -1,3 +1,4 @@
+use super::read::{Bounds, read_within};
 use super::*;
 use crate::policy::Policy;
 use proptest::prelude::*;
@@ -45,4 +46,30 @@ proptest! {
 fn no_secret_is_written() {
     let text = String::from_utf8(fixture("medium-write.jsonl")).unwrap();
     assert!(text.contains(r#""secret":[0,0,0"#) && !text.contains("[7,7"));
+}
+
+/// A trace that somebody made up must not take all memory; what it has too much of is said with its line.
+#[test]
+fn a_trace_with_too_much_is_refused_with_its_line() {
+    let good = fixture("medium-write.jsonl");
+    let text = String::from_utf8(good.clone()).unwrap();
+    let much = Bounds { lines: 1 << 20, bytes: 1 << 30, sets: 256, remaps: 1 << 20 };
+    let refused = |text: &str, bounds: Bounds| match read_within(text.as_bytes(), bounds) {
+        Err(TraceError::Broken { line, why }) => (line, why),
+        other => panic!("{other:?}"),
+    };
+    assert!(read_within(&good[..], much).is_ok());
+    let (line, why) = refused(&text, Bounds { lines: 5, ..much });
+    assert!(line == 6 && why.contains("at most 5 lines"), "{line}: {why}");
+    let (line, why) = refused(&text, Bounds { bytes: text.lines().next().unwrap().len() + 2, ..much });
+    assert!(line == 2 && why.contains("bytes"), "{line}: {why}");
+    let (_, why) = refused(&text, Bounds { sets: 0, ..much });
+    assert!(why.contains("at most 0 sets"), "{why}");
+    let held = text.lines().position(|line| line.contains("\"errors\"")).unwrap();
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let mut event: serde_json::Value = serde_json::from_str(&lines[held]).unwrap();
+    event["event"]["event"]["errors"]["records"][0]["main"]["len"] = (1_u64 << 40).into();
+    lines[held] = event.to_string();
+    let (line, why) = refused(&(lines.join("\n") + "\n"), much);
+    assert!(line == held + 1 && why.contains("too many for one error"), "{line}: {why}");
 }

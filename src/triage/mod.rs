@@ -1,6 +1,10 @@
 //! Raw error records become faults: clipped, widened to whole cure blocks, and merged, so that one
 //! physical event is one fault however often it was reported.
 
+mod notes;
+
+pub use notes::{Note, Notes};
+
 use crate::model::{ErrorClass, Extent, Fault, Member, Millis, Op, Sectors, SetId, TargetError, TargetErrorKind};
 
 /// The most cure blocks that one fault spans; a longer run of bad blocks becomes several.

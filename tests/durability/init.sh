@@ -70,7 +70,7 @@ record() {
 	wait "$work" || failed "a write failed"
 	"$RG_PROGRAM" status data
 	stop
-	dmsetup remove data spare main || failed remove
+	dmsetup remove --retry data spare main || failed remove
 	echo "ok all writes to bad places succeeded"
 }
 
@@ -85,7 +85,7 @@ open_as_of() {
 	until_there /dev/mapper/data
 	"$RG_TOOL" look $LOG "$1" /dev/mapper/data --sectors $RG_SECTORS || failed "opened as of entry $1"
 	stop
-	dmsetup remove data spare main || failed remove
+	dmsetup remove --retry data spare main || failed remove
 }
 
 "$RG_IOTOOL" entropy "$RG_SEED"

@@ -1484,34 +1484,35 @@ case_failed_flush_is_repeated() {
 	want $((n + 1)) flushes loop1
 }
 
-flushed_spare() {
+# A spare that serves nothing, and a main.
+two_disks() {
 	truncate -s 16M /run/main /run/spare
 	losetup /dev/loop0 /run/main
 	losetup /dev/loop1 /run/spare
 	dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 /dev/loop1 1 managed"
 	own
+}
+
+flushed_spare() {
+	two_disks
 	fenced 1000 8 5000
 	as add_remap 1000 0 8 0 fence="$fence" >/dev/null
 	want ok $io write $R 1000 8 1
 	want ok $io flush $R
 }
 
-case_own_flush_holds_others_back() {
-	flushed_spare
-	# Nothing was written there since: no need to wait.
-	as flush begin 1
-	want ok $io flush $R
-	as flush done 1
+# After a write to this sector a flush ends as the owner's <n> does, and not before it; <other> of the same member ends sooner.
+ends_as_own() { # <sector> <n> [<other>]
 	for end in done failed; do
-		want ok $io write $R 1000 8 2
-		as flush begin 0
-		as flush begin 63
+		want ok $io write $R "$1" 8 2
+		as flush begin "$2"
+		[ -z "${3:-}" ] || as flush begin "$3"
 		$io flush $R >/run/w & w=$!
-		as flush done 63
-		as flush done 63
+		[ -z "${3:-}" ] || as flush done "$3"
+		[ -z "${3:-}" ] || as flush done "$3"
 		sleep 0.3
 		[ ! -s /run/w ] || die "flushed before the owner: $(cat /run/w)"
-		as flush "$end" 0
+		as flush "$end" "$2"
 		wait $w || true
 		case $end in
 		done) want ok cat /run/w ;;
@@ -1522,6 +1523,21 @@ case_own_flush_holds_others_back() {
 	want EIO $io flush $R
 	as ack_flush
 	want ok $io flush $R
+}
+
+case_own_flush_holds_others_back() {
+	flushed_spare
+	# Nothing was written there since: no need to wait.
+	as flush begin 1
+	want ok $io flush $R
+	as flush done 1
+	ends_as_own 1000 1 49
+}
+
+case_own_flush_of_main() {
+	flushed_spare
+	ends_as_own 0 16
+	msg errors 0 | grep -q 'failed flush main - 0 0 ioerr'
 }
 
 case_own_flush_failure_is_owed() {
@@ -1541,7 +1557,62 @@ case_own_flush_failure_is_owed() {
 	want $((n + 1)) flushes loop1
 	refusedas "Invalid argument" flush begin
 	refusedas "range" flush begin 64
+	refusedas "range" flush begin 9
 	refusedas "Invalid argument" flush now 1
+}
+
+# What the first one relies on is not known yet, so the second one must not pass it.
+case_own_flush_holds_all_that_follow() {
+	flushed_spare
+	want ok $io write $R 1000 8 2
+	as flush begin 1
+	$io flush $R >/run/w & w=$!
+	sleep 0.3
+	$io flush $R >/run/w2 & w2=$!
+	sleep 0.3
+	[ ! -s /run/w ] && [ ! -s /run/w2 ] || die "flushed before the owner: $(cat /run/w /run/w2)"
+	as flush failed 1
+	wait $w || true
+	wait $w2 || true
+	want EIO cat /run/w
+	want EIO cat /run/w2
+	as ack_flush
+	n=$(flushes loop1)
+	want ok $io flush $R
+	want $((n + 1)) flushes loop1
+}
+
+# A spare that serves nothing may fail, and flushes do not wait for that of another member.
+case_own_flush_of_an_unused_spare() {
+	two_disks
+	want ok $io write $R 0 8 2
+	as flush begin 1
+	want ok $io flush $R
+	as flush failed 1
+	want ok $io write $R 0 8 3
+	want ok $io flush $R
+	as flush begin 1
+	TOKEN=00000000000000b2
+	own
+	want ok $io dsync $R 0 8 4
+}
+
+case_own_flush_and_suspend() {
+	flushed_spare
+	want ok $io write $R 1000 8 2
+	as flush begin 1
+	$io flush $R >/run/w & w=$!
+	sleep 0.3
+	t0=$(now_ms)
+	dmsetup suspend --noflush --nolockfs r
+	t=$(($(now_ms) - t0))
+	[ $t -lt 4000 ] || die "the suspend waited $t ms"
+	dmsetup resume r
+	sleep 0.3
+	[ ! -s /run/w ] || die "flushed before the owner: $(cat /run/w)"
+	as flush done 1
+	wait $w || true
+	want ok cat /run/w
 }
 
 case_own_flush_of_a_dead_owner() {
@@ -1783,6 +1854,61 @@ case_contested_load() {
 	dmsetup clear r
 	as load 0:0:8:1:0
 	if dmsetup load r --table "0 $LEN dm-remap-v4 $MAIN $SPARE 3 managed closed 60000" 2>/dev/null; then die "a spare in use went"; fi
+}
+
+# A spare more while I/O goes on: a write that fails when the tables already change places waits for its cure, and what the
+# device knows, and who owns it, is as before.
+case_spare_added_under_io() {
+	truncate -s 32M /run/spare
+	losetup /dev/loop0 /run/spare
+	dmsetup create s <<-T
+		0 8000 linear $MAIN 0
+		8000 8 error
+		8008 $((LEN - 8008)) linear $MAIN 8008
+	T
+	dmsetup create m --table "0 $LEN delay /dev/mapper/s 0 0 /dev/mapper/s 0 1500"
+	M=/dev/mapper/m S=/dev/loop0
+	managed reserve 16 24 hold 8000
+	as secret $KEY
+	fenced 100 8 20000
+	as add_remap 100 200 8 0 fence="$fence" >/dev/null
+	fenced 3000 8 500
+	until_true 'msg fences | grep -q "fence $fence 3000 8 failed"'
+	want ok $io write $R 100 8 4
+	n=$(flushes loop0)
+	as lease 30000
+	$io write $R 8000 8 5 >/run/w & w=$!
+	sleep 0.5
+	# It needs less reserved than the first one.
+	dmsetup load r --table "0 $LEN dm-remap-v4 $M $S 8 managed reserve 16 8 hold 8000 spare /dev/ram2"
+	want "" dmsetup resume --noflush --nolockfs r
+	want 1 field 4
+	want "$INSTANCE" field 8
+	msg fences | grep -q "fence $fence 3000 8 failed" || die "$(msg fences)"
+	want EIO $io read $R 3000 8
+	until_true '[ $(field 10) = 1 ]'
+	fenced 8000 8 20000
+	as add_remap 8000 16 8 1 fence="$fence" >/dev/null
+	wait $w || die "write: $(cat /run/w)"
+	want ok $io check /dev/ram2 16 8 5 8000
+	want ok $io check $R 100 8 4
+	want ok $io flush $R
+	want $((n + 1)) flushes loop0
+	msg errors 0 | grep -q "healed write spare1 8000 16 8" || die "$(msg errors 0)"
+	if msg errors 0 | grep -q "failed write"; then die "$(msg errors 0)"; fi
+}
+
+# A table may reserve less than the one before, not more. Until it is in force nothing is mapped.
+case_reserve_shrinks() {
+	managed reserve 16 24
+	dmsetup load r --table "0 $LEN dm-remap-v4 $MAIN $SPARE 6 managed reserve 8 8 spare /dev/ram2"
+	fenced 100 8 5000
+	refusedas "busy" add_remap 100 200 8 0 fence="$fence"
+	dmsetup resume r
+	as add_remap 100 8 8 1 fence="$fence" >/dev/null
+	if dmsetup load r --table "0 $LEN dm-remap-v4 $MAIN $SPARE 6 managed reserve 16 24 spare /dev/ram2" 2>/dev/null; then
+		die "what lies in the reserve was orphaned"
+	fi
 }
 
 # A spare more by a reload; it cannot go while a remap lives there.

@@ -12,6 +12,9 @@ tree=$("$here/kernel.sh" uml)
 kmod=${KMOD:-$here/../../kmod}
 build=$here/out/uml-kmod
 mkdir -p "$build"
+# One at a time.
+exec 9>"$build.lock"
+flock 9
 for file in "$kmod"/*.[ch] "$kmod/Makefile"; do
 	cmp -s "$file" "$build/${file##*/}" || cp "$file" "$build"
 done

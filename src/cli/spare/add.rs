@@ -9,14 +9,16 @@ use std::process::ExitCode;
 /// Options of `spare add`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The set must be closed (unmount it, then: dmsetup remove NAME), with all of its disks attached. The new disk must be
-unused, and another one than main; what is on it is overwritten. What the other spares hold stays where it is. A power
-cut in the middle leaves the set with the old spares or with the new one, too.
+The set may be open and in use, or closed; all of its disks have to be attached. The new disk must be unused, and another
+one than main; what is on it is overwritten. What the other spares hold stays where it is.
+
+Applications notice nothing: for a moment their I/O waits. A power cut in the middle leaves the set with the old spares
+or with the new one, too. What fails on the way is told; then the old spares serve on, and the same command, or opening
+the set again, goes on with it.
 
 Examples:
-  umount /mnt/data && dmsetup remove data
   remap-guardian spare add data --spare /dev/sdd1
-  remap-guardian restore data")]
+  remap-guardian spare add data --spare /dev/sdd1 --overwrite-spare")]
 pub struct Args {
     /// The set; or its id, where several have the same name
     name: SetName,

@@ -93,13 +93,17 @@ impl Remap {
         words.end().map(|()| Remap { main, spare, options })
     }
 
-    pub(super) fn needs(&self, length: u64) -> Vec<Needed<'_>> {
+    /// Its spares, in order.
+    pub fn spares(&self) -> impl Iterator<Item = &Device> {
         let further = self.options.iter().filter_map(|option| match option {
             RemapOption::Spare(device) => Some(device),
             _ => None,
         });
-        let spares = std::iter::once(&self.spare).chain(further).map(Needed::any);
-        std::iter::once(Needed::range(&self.main, 0, length)).chain(spares).collect()
+        std::iter::once(&self.spare).chain(further)
+    }
+
+    pub(super) fn needs(&self, length: u64) -> Vec<Needed<'_>> {
+        std::iter::once(Needed::range(&self.main, 0, length)).chain(self.spares().map(Needed::any)).collect()
     }
 }
 

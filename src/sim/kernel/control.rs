@@ -1,6 +1,6 @@
 //! The target's messages, as the protocol page says.
 
-use super::{FenceModel, Kernel, State, Why};
+use super::{AfterOwn, FenceModel, Kernel, State, Why};
 use crate::edge::{ErrorPage, Fence, FenceId, FenceState, TargetFault, TargetStatus};
 use crate::model::{Extent, Remap, Secret, Sector, TargetErrorKind};
 use crate::sim::drive::Drive;
@@ -26,34 +26,69 @@ impl Kernel {
     pub fn flush_end(&mut self, n: u8, failed: bool) -> Answer<()> {
         self.own_flushes &= !(1 << n);
         if failed {
-            self.own_flush_failed();
-        } else if self.own_flushes == 0 {
-            self.end_after_own(None);
+            self.own_flush_failed(usize::from(n) % 16);
         }
+        self.end_after_own();
         Ok(())
     }
 
+    /// Whether a flush of the owner's of this member is under way.
+    pub(super) fn own_flush_of(&self, member: usize) -> bool {
+        (0..4).any(|handle| self.own_flushes >> (handle * 16 + member) & 1 != 0)
+    }
+
     /// Nobody will say how the owner's flushes ended.
-    pub(super) fn own_flushes_lost(&mut self) {
-        if self.own_flushes != 0 {
-            self.own_flushes = 0;
-            self.own_flush_failed();
+    fn own_flushes_lost(&mut self) {
+        let lost: Vec<usize> = (0..=self.dirty.len()).filter(|member| self.own_flush_of(*member)).collect();
+        lost.into_iter().for_each(|member| self.own_flush_failed(member));
+        self.own_flushes = 0;
+        self.end_after_own();
+    }
+
+    /// Those that have waited for too long fail; without a lease nobody is waited for any more.
+    pub(super) fn flush_bounds(&mut self, lapsed: bool) {
+        let over = |flush: &AfterOwn, now: u64| flush.until <= now;
+        let (failing, waiting) = std::mem::take(&mut self.after_own).into_iter().partition(|flush| over(flush, self.now));
+        self.after_own = waiting;
+        let failing: Vec<AfterOwn> = failing;
+        let any = !failing.is_empty();
+        failing.into_iter().for_each(|flush| self.let_go(flush, Some(Why::OwnFlush)));
+        if any && lapsed {
+            self.own_flushes_lost();
         }
     }
 
-    fn own_flush_failed(&mut self) {
-        self.dirty.fill(true);
-        self.flush_owed = self.after_own.is_empty();
-        self.end_after_own(Some(Why::OwnFlush));
+    /// A spare that serves nothing has lost nothing of anybody's.
+    fn own_flush_failed(&mut self, member: usize) {
+        if member > 0 && !self.table.values().any(|remap| usize::from(remap.spare) + 1 == member) {
+            return;
+        }
+        let (failing, waiting): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.after_own).into_iter().partition(|flush| flush.members.contains(&member));
+        self.after_own = waiting;
+        self.flush_owed |= failing.is_empty();
+        if member > 0 {
+            self.dirty[member - 1] = true;
+        }
+        failing.into_iter().for_each(|flush| self.let_go(flush, Some(Why::OwnFlush)));
     }
 
-    fn end_after_own(&mut self, error: Option<Why>) {
-        for id in std::mem::take(&mut self.after_own) {
-            if let Some(io) = self.ios.get_mut(&id) {
-                io.error = error;
-            }
-            self.finish(id);
+    fn end_after_own(&mut self) {
+        let (waiting, ended): (Vec<_>, Vec<_>) = std::mem::take(&mut self.after_own)
+            .into_iter()
+            .partition(|flush| flush.members.iter().any(|member| self.own_flush_of(*member)));
+        self.after_own = waiting;
+        ended.into_iter().for_each(|flush| self.let_go(flush, None));
+    }
+
+    fn let_go(&mut self, flush: AfterOwn, error: Option<Why>) {
+        if error.is_some() {
+            flush.members.iter().filter(|member| **member > 0).for_each(|member| self.dirty[member - 1] = true);
         }
+        if let Some(io) = self.ios.get_mut(&flush.io) {
+            io.error = error;
+        }
+        self.finish(flush.io);
     }
 
     pub fn check_owner(&self, instance: u64, token: u64) -> Answer<()> {

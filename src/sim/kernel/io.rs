@@ -1,6 +1,6 @@
 //! Application I/O: routed, narrowed, held, re-driven, as `kmod/slow.c` and `kmod/route.c` do.
 
-use super::{Completion, Io, Kernel, Piece, Request, State, Why, class};
+use super::{AfterOwn, Completion, Io, Kernel, Piece, Request, State, Why, class};
 use crate::edge::FenceState;
 use crate::format::lost_mark;
 use crate::model::{Extent, Op, Sector, Sectors, TargetErrorKind};
@@ -94,12 +94,14 @@ impl Kernel {
         let owed = why.is_none() && std::mem::take(&mut self.flush_owed);
         let why = why.or(owed.then_some(Why::OwnFlush));
         let mut first = why;
-        let mut reached = false;
+        let mut members = Vec::new();
         for drive in 0..if why.is_none() { drives.len() } else { 0 } {
-            if drive > 0 && !self.dirty[drive - 1] {
+            // What another flush waits with may be lost.
+            let is_open = self.after_own.iter().any(|flush| flush.members.contains(&drive));
+            if drive > 0 && !self.dirty[drive - 1] && !is_open {
                 continue;
             }
-            reached |= drive > 0;
+            members.push(drive);
             match drives[drive].flush() {
                 Ok(()) if drive > 0 => self.dirty[drive - 1] = false,
                 Ok(()) => {}
@@ -110,11 +112,8 @@ impl Kernel {
                 }
             }
         }
-        if reached && first.is_none() && self.own_flushes != 0 {
-            if self.after_own.is_empty() {
-                self.after_own_until = self.now + OWN_FLUSH_MS;
-            }
-            return self.after_own.push(id);
+        if first.is_none() && members.iter().any(|member| self.own_flush_of(*member)) {
+            return self.after_own.push(AfterOwn { io: id, members, until: self.now + OWN_FLUSH_MS });
         }
         if let Some(io) = self.ios.get_mut(&id) {
             io.error = first;

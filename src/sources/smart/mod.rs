@@ -3,12 +3,16 @@
 //! `smartctl-rs` finds the devices; the readings are parsed by [`reading`], which takes every kind of drive and survives
 //! any output. A reading never decides anything by itself.
 
+#[cfg(test)]
+mod generator;
 pub mod reading;
 pub mod suspects;
 
-pub use reading::{Attribute, ExitBits, Nvme, Scsi, SmartReading, changes, parse};
+pub use reading::{ExitBits, Nvme, Scsi, SelfTest, SmartReading, changes, parse};
+pub use suspects::Suspect;
 
 use crate::memory::for_a_child;
+use crate::model::TestKind;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +20,12 @@ use std::time::Duration;
 
 /// How long smartctl may take: a drive that is dying answers slowly, one that is dead not at all.
 const TIME: Duration = Duration::from_secs(30);
+
+/// What is read. Not `-a`, which leaves out the logs that name places; of these more than `-x` alone shows, so after it.
+const READ: [&str; 5] = ["-x", "-l", "defects,1023", "-l", "xerror,64,error"];
+
+/// Bit of smartctl's exit status: a command to the drive failed.
+const COMMAND_FAILED: u8 = 0x04;
 
 /// Why there is no reading.
 #[derive(Debug, thiserror::Error)]
@@ -87,9 +97,34 @@ impl SmartReader {
     /// Reads a whole disk by its kernel name, for example `sda`. A drive that sleeps is not woken.
     pub async fn read(&self, disk: &str, scanned: &[Scanned]) -> Result<SmartReading, SmartError> {
         let node = node_of(disk);
+        let kind = kind_of(&node, scanned);
+        match self.ask(&READ, kind, &node).await {
+            // smartctl knows bridges by their numbers. One that is new to it most likely speaks as nearly all do.
+            Err(SmartError::Refused(why)) if kind == "auto" && why.contains("Unknown USB bridge") => {
+                self.ask(&READ, "sat", &node).await.map_err(|_| SmartError::Refused(why))
+            }
+            other => other,
+        }
+    }
+
+    /// Has a whole disk begin a self-test, which it does beside its other work. A drive that sleeps is not woken, and a test that is
+    /// under way not ended.
+    pub async fn start_test(&self, disk: &str, scanned: &[Scanned], test: TestKind) -> Result<(), SmartError> {
+        let node = node_of(disk);
+        let answer = self.ask(&["-t", test.word()], kind_of(&node, scanned), &node).await?;
+        if answer.exit_bits.0 & COMMAND_FAILED == 0 {
+            return Ok(());
+        }
+        Err(SmartError::Refused(match answer.messages.join("; ") {
+            none if none.is_empty() => "it did not take the command".into(),
+            why => why,
+        }))
+    }
+
+    /// Runs smartctl, and reads what it prints.
+    async fn ask(&self, order: &[&str], kind: &str, node: &Path) -> Result<SmartReading, SmartError> {
         let mut command = tokio::process::Command::new(&self.program);
-        // Not -a, which leaves out the logs that name places.
-        command.args(["--json=c", "-n", "standby", "-x", "-d", kind_of(&node, scanned), "--"]).arg(&node);
+        command.args(["--json=c", "-n", "standby"]).args(order).args(["-d", kind, "--"]).arg(node);
         command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         // The child is started by the call, not when its output is awaited.
         let output = match tokio::time::timeout(self.time, for_a_child(|| command.output())).await {
@@ -156,10 +191,46 @@ mod tests {
 
     #[tokio::test]
     async fn the_command_line_and_the_exit_bits_are_used() {
-        let (_dir, reader) = fake(r#"echo "{\"serial_number\":\"$*\",\"smart_status\":{\"passed\":false}}"; exit 8"#, TIME);
+        let (_dir, reader) = fake(
+            r#"echo "{\"smartctl\":{\"messages\":[{\"string\":\"$*\"}]},\"smart_status\":{\"passed\":false}}"; exit 8"#,
+            TIME,
+        );
         let reading = reader.read("sda", &[]).await.unwrap();
-        assert_eq!(reading.serial.as_deref(), Some("--json=c -n standby -x -d auto -- /dev/sda"));
+        assert_eq!(reading.messages, ["--json=c -n standby -x -l defects,1023 -l xerror,64,error -d auto -- /dev/sda"]);
         assert_eq!((reading.passed, reading.exit_bits), (Some(false), ExitBits(8)));
+    }
+
+    #[tokio::test]
+    async fn a_self_test_is_started_and_a_refusal_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let seen = dir.path().join("seen");
+        let (_program, reader) = fake(&format!("echo \"$*\" >>{}; echo '{{}}'", seen.display()), TIME);
+        reader.start_test("sda", &[], TestKind::Short).await.unwrap();
+        reader.start_test("sda", &[], TestKind::Long).await.unwrap();
+        let lines = std::fs::read_to_string(&seen).unwrap();
+        let line = |kind| format!("--json=c -n standby -t {kind} -d auto -- /dev/sda\n");
+        assert_eq!(lines, line("short") + &line("long"));
+        for (output, code, words) in [
+            (r#"{"smartctl":{"messages":[{"string":"Self-test not supported"}]}}"#, 4, "not supported"),
+            ("{}", 4, "did not take"),
+            (r#"{"smartctl":{"messages":[{"string":"Device is in STANDBY mode, exit(2)"}]}}"#, 2, "asleep"),
+        ] {
+            let (_program, reader) = fake(&format!("echo '{output}'; exit {code}"), TIME);
+            let error = reader.start_test("sda", &[], TestKind::Short).await.unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bridge_that_smartctl_does_not_know_is_asked_as_most_bridges_are() {
+        let unknown = r#"{"smartctl":{"messages":[{"string":"/dev/sda: Unknown USB bridge [0x152d:0x0561 (0x0201)]"}]}}"#;
+        let only = |kind: &str| {
+            format!("case \"$*\" in *'-d {kind} --'*) echo '{{\"serial_number\":\"S\"}}' ;; *) echo '{unknown}'; exit 1 ;; esac")
+        };
+        let (_dir, reader) = fake(&only("sat"), TIME);
+        assert_eq!(reader.read("sda", &[]).await.unwrap().serial.as_deref(), Some("S"));
+        let (_dir, reader) = fake(&only("other"), TIME);
+        assert!(matches!(reader.read("sda", &[]).await, Err(SmartError::Refused(why)) if why.contains("Unknown USB bridge")));
     }
 
     #[test]

@@ -1,3 +1,4 @@
+use super::super::generator::{self, Damage, Made, Truth};
 use super::*;
 use proptest::prelude::*;
 
@@ -46,11 +47,11 @@ fn a_sata_disk_is_read_and_packed_values_are_not_misread() {
     assert_eq!(
         reading.attributes,
         [
-            (Attribute::ReallocatedSectors, 8),
-            (Attribute::ReportedUncorrectable, 3),
-            (Attribute::ReallocationEvents, 2),
-            (Attribute::PendingSectors, 3),
-            (Attribute::OfflineUncorrectable, 1),
+            (Counter::ReallocatedSectors, 8),
+            (Counter::ReportedUncorrectable, 3),
+            (Counter::ReallocationEvents, 2),
+            (Counter::PendingSectors, 3),
+            (Counter::OfflineUncorrectable, 1),
         ]
     );
     assert_eq!((reading.passed, reading.temperature, reading.power_on_hours), (Some(true), Some(38), Some(12345)));
@@ -112,6 +113,68 @@ fn only_what_gets_worse_is_told() {
     assert!(changes(&SmartReading::default(), &SmartReading { attributes: before.attributes, ..Default::default() }).is_empty());
 }
 
+/// PHY event counters as drives show them: row by row (id, value).
+fn phy(rows: &[(u64, Value)]) -> SmartReading {
+    let row = |(id, value): &(u64, Value)| serde_json::json!({"id": id, "name": "x", "size": 2, "value": value, "overflow": *value == 65535});
+    let table: Vec<Value> = rows.iter().map(row).collect();
+    read(&serde_json::json!({"serial_number": "S", "sata_phy_event_counters": {"table": table, "reset": false}}).to_string())
+}
+
+#[test]
+fn phy_events_that_count_damage_are_read_and_their_growth_is_told() {
+    let drive = |icrc: u64, data: u64, crc: u64| {
+        let rows = [(1, icrc), (2, data), (3, 7), (4, data), (5, 2), (9, 461), (10, 8), (11, crc), (13, 1), (0x8e00, 5)];
+        phy(&rows.map(|(id, n)| (id, n.into())))
+    };
+    let (before, after) = (drive(0, 0, 3), drive(1, 2, 4));
+    let expected = [(Counter::IcrcFailures, 1), (Counter::DataFisRErr, 2), (Counter::FisCrcErrors, 4)];
+    assert_eq!((&after.phy_events[..], after.counters()), (&expected[..], expected.into()));
+    assert_eq!(
+        changes(&before, &after),
+        [
+            "commands failed with ICRC: 0 → 1",
+            "data FISes answered with R_ERR: 0 → 2",
+            "host-to-device FISes with CRC errors: 3 → 4",
+        ]
+    );
+    assert!(after.summary().contains("data FISes answered with R_ERR 2"), "{}", after.summary());
+    // A drive that counts the directions and the reasons only.
+    let apart = phy(&[(3, 5), (4, 6), (15, 1), (18, 2), (7, 90)].map(|(id, n)| (id, n.into())));
+    assert_eq!(apart.phy_events, [(Counter::DataFisRErr, 11), (Counter::FisCrcErrors, 3)]);
+}
+
+#[test]
+fn a_reboot_a_suspend_and_a_full_counter_are_no_news_of_the_link() {
+    let drive = |damage: u64, resets: u64| {
+        let harmless = [5, 6, 7, 8, 9, 10, 13, 16, 19, 0xc00, 0x8000, 0x8e00].map(|id| (id, resets.into()));
+        let counting = [1, 2, 3, 4, 11, 15, 18].map(|id| (id, damage.into()));
+        phy(&[&harmless[..], &counting[..]].concat())
+    };
+    // A reset by the host keeps the counts, a loss of power does not, nor does `-l sataphy,reset`.
+    for (before, after) in [((9, 1), (9, 4)), ((9, 4), (0, 1)), ((9, 4), (3, 400)), ((65535, 1), (65535, 2))] {
+        assert_eq!(changes(&drive(before.0, before.1), &drive(after.0, after.1)), Vec::<String>::new(), "{before:?} {after:?}");
+    }
+    assert_eq!(changes(&drive(0, 1), &drive(2, 1)).len(), 3, "what comes after that is told again");
+}
+
+#[test]
+fn phy_events_that_make_no_sense_are_left_out() {
+    let huge: Value = serde_json::from_str("1e300").unwrap();
+    for value in [Value::Null, true.into(), (-1).into(), 1.5.into(), huge, "x".into(), vec![3].into()] {
+        let reading = phy(&[(1, value.clone()), (2, value.clone()), (3, 1.into()), (4, 2.into()), (15, 4.into()), (18, value)]);
+        assert_eq!(reading.phy_events, [], "no other count stands in for one that does not read");
+    }
+    let most = phy(&[(1, u64::MAX.into()), (3, u64::MAX.into()), (4, 2.into()), (1, 5.into())]);
+    assert_eq!(most.phy_events, [(Counter::IcrcFailures, u64::MAX), (Counter::DataFisRErr, u64::MAX)]);
+    for odd in ["[]", "7", "{}", r#"{"table": {"id": 1}}"#, r#"{"table": [null, 1, [], {"id": [1], "value": 2}, {"value": 2}]}"#]
+    {
+        assert_eq!(read(&format!(r#"{{"sata_phy_event_counters": {odd}}}"#)).phy_events, [], "{odd}");
+    }
+    assert_eq!(phy(&[(3, 1.into()), (0x8001, 2.into()), (0x1001, 2.into())]).phy_events, [], "one half is not the whole");
+    // Known to one of the two readings only.
+    assert_eq!(changes(&phy(&[]), &phy(&[(1, 5.into())])), Vec::<String>::new());
+}
+
 /// Any JSON, not too deep.
 fn json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -146,10 +209,60 @@ proptest! {
         let value = serde_json::json!({
             "smartctl": {"messages": v[0]}, "smart_status": {"passed": v[1]}, "ata_smart_attributes": {"table": [v[2], {"id": 5, "raw": v[3]}]},
             "nvme_smart_health_information_log": {"media_errors": v[4], "critical_warning": v[5]},
+            "sata_phy_event_counters": {"table": [v[2], {"id": 1, "value": v[3]}, {"id": v[4], "value": 5}, {"id": 3, "value": v[5]}, {"id": 4, "value": v[6]}]},
             "scsi_error_counter_log": v[6], "temperature": {"current": v[7]}, "power_on_time": v[0], "serial_number": v[1],
         });
         let reading = parse(value.to_string().as_bytes(), Some(0)).unwrap();
         let _ = reading.summary();
         let _ = changes(&SmartReading::default(), &reading);
+    }
+}
+
+/// What a drive names must all be read, and nothing else.
+fn named(made: &Made) -> Vec<Suspect> {
+    let suspect = |truth: &Truth| match truth {
+        Truth::Names(suspect) => Some(*suspect),
+        _ => None,
+    };
+    let mut named: Vec<Suspect> = made.facts.iter().filter_map(|fact| suspect(&fact.truth)).collect();
+    named.sort();
+    named.dedup();
+    named
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_generated_drive_says_is_read(made in generator::drives(), bits in 0u8..64) {
+        let reading = parse(made.output.to_string().as_bytes(), Some(i32::from(bits << 2))).unwrap();
+        for fact in &made.facts {
+            prop_assert!(fact.truth.is_in(&reading), "{fact:?} in {reading:?}\n{}", made.output);
+        }
+        prop_assert_eq!(reading.suspects, named(&made));
+    }
+
+    #[test]
+    fn what_is_whole_beside_something_damaged_is_read(
+        made in generator::drives(),
+        damages in prop::collection::vec((any::<prop::sample::Index>(), generator::damage()), 1..6),
+    ) {
+        let places = generator::places(&made.output);
+        let damages: Vec<(&String, &Damage)> = damages.iter().map(|(at, damage)| (at.get(&places), damage)).collect();
+        let mut output = made.output.clone();
+        for (at, damage) in &damages {
+            generator::spoil(&mut output, at, damage);
+        }
+        let reading = parse(output.to_string().as_bytes(), Some(0)).unwrap();
+        let _ = (reading.summary(), changes(&SmartReading::default(), &reading), changes(&reading, &SmartReading::default()));
+        for fact in &made.facts {
+            let is_whole = fact.from.iter().all(|from| damages.iter().all(|(at, _)| !generator::touches(at, from)));
+            prop_assert!(!is_whole || fact.truth.is_in(&reading), "{fact:?} after {damages:?} in {reading:?}");
+        }
+    }
+
+    #[test]
+    fn output_that_is_cut_short_is_refused(made in generator::drives(), at in any::<prop::sample::Index>()) {
+        let text = made.output.to_string();
+        let cut = at.index(text.len());
+        prop_assert!(matches!(parse(&text.as_bytes()[..cut], Some(0)), Err(SmartError::Unreadable(_))));
     }
 }

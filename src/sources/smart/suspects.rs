@@ -13,11 +13,11 @@ pub const MOST: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Log {
-    /// ATA pending defects log (ACS-4, log 0x0c): not readable now, waiting for a write.
+    /// Pending defects log (ATA: ACS-4, log 0x0c; SCSI: SBC-4, page 0x15): not readable now, waiting for a write.
     PendingDefects,
-    /// ATA extended error log: a command that ended with an uncorrectable error.
+    /// ATA error logs: a command that ended with an uncorrectable error.
     ErrorLog,
-    /// A self-test stopped there (ATA, NVMe).
+    /// A self-test stopped there.
     SelfTest,
     /// SCSI background scan: a medium or hardware error that it met.
     BackgroundScan,
@@ -56,33 +56,45 @@ const MEDIA_ERRORS: u64 = 2;
 /// Its codes write fault and unrecovered read error.
 const NVME_CODES: [u64; 2] = [0x80, 0x81];
 
+/// Results in SCSI's self-test log (SPC-4, 7.3.20).
+const SCSI_TESTS: usize = 20;
+
 /// Every place in a reading, once, in order; at most [`MOST`].
 pub fn suspects(value: &Value) -> Vec<Suspect> {
     let mut found: Vec<Suspect> = Vec::new();
     let mut add = |log: Log, lba: Option<u64>| found.extend(lba.map(|lba| Suspect { lba, log }));
-    for row in rows(value, "/ata_pending_defects_log/table") {
+    for row in rows(value, "/ata_pending_defects_log/table").chain(rows(value, "/scsi_pending_defects/table")) {
         add(Log::PendingDefects, at(row, "/lba"));
     }
-    for row in rows(value, "/ata_smart_error_log/extended/table") {
+    // The short log is what smartctl shows of drives that have no extended one.
+    for row in rows(value, "/ata_smart_error_log/extended/table").chain(rows(value, "/ata_smart_error_log/summary/table")) {
         let uncorrectable = at(row, "/completion_registers/error").is_some_and(|error| error & UNC != 0);
         add(Log::ErrorLog, at(row, "/completion_registers/lba").filter(|_| uncorrectable));
     }
-    for table in
-        ["/ata_smart_self_test_log/extended/table", "/ata_smart_self_test_log/standard/table", "/nvme_self_test_log/table"]
+    for row in
+        rows(value, "/ata_smart_self_test_log/extended/table").chain(rows(value, "/ata_smart_self_test_log/standard/table"))
     {
-        for row in rows(value, table) {
-            // A test that passed names no place.
-            let passed = row.pointer("/status/passed").and_then(Value::as_bool) == Some(true);
-            let lba = at(row, "/lba").or_else(|| at(row, "/lba/value"));
-            add(Log::SelfTest, lba.filter(|_| !passed));
-        }
+        // A test that passed names no place.
+        let passed = row.pointer("/status/passed").and_then(Value::as_bool) == Some(true);
+        add(Log::SelfTest, at(row, "/lba").filter(|_| !passed));
+    }
+    for row in (0..SCSI_TESTS).filter_map(|n| value.get(format!("scsi_self_test_{n}"))) {
+        add(Log::SelfTest, at(row, "/lba_first_failure/value"));
+    }
+    let namespace = namespace(value);
+    let is_ours = |row: &&Value| match (namespace, at(row, "/nsid")) {
+        (Some(ours), Some(nsid)) => nsid == ours,
+        _ => true,
+    };
+    for row in rows(value, "/nvme_self_test_log/table").filter(is_ours) {
+        add(Log::SelfTest, at(row, "/lba").or_else(|| at(row, "/lba/value")));
     }
     let scan = value.pointer("/scsi_background_scan").and_then(Value::as_object);
     for (_, row) in scan.into_iter().flatten().filter(|(key, _)| key.starts_with("result_")) {
         let medium = at(row, "/sense_key/value").is_some_and(|key| SENSE_KEYS.contains(&key));
         add(Log::BackgroundScan, at(row, "/lba").filter(|_| medium));
     }
-    for row in rows(value, "/nvme_error_information_log/table") {
+    for row in rows(value, "/nvme_error_information_log/table").filter(is_ours) {
         let status = |field: &str| row.pointer(&format!("/status_field/{field}")).and_then(count);
         let medium = status("status_code_type") == Some(MEDIA_ERRORS)
             && status("status_code").is_some_and(|code| NVME_CODES.contains(&code));
@@ -94,6 +106,14 @@ pub fn suspects(value: &Value) -> Vec<Suspect> {
     found.dedup();
     found.truncate(MOST);
     found
+}
+
+/// The namespace that was asked, if it is the only one shown: logs are of the controller, and tell of the others, too.
+fn namespace(value: &Value) -> Option<u64> {
+    match value.pointer("/nvme_namespaces").and_then(Value::as_array)?.as_slice() {
+        [one] => at(one, "/id"),
+        _ => None,
+    }
 }
 
 fn rows<'a>(value: &'a Value, table: &str) -> impl Iterator<Item = &'a Value> {

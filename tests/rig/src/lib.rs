@@ -18,6 +18,7 @@
 mod accel;
 mod agent;
 mod disk;
+mod failpoints;
 mod guest;
 pub mod nbd;
 pub mod scenario;
@@ -25,6 +26,7 @@ mod vm;
 
 pub use agent::Output;
 pub use disk::{Bus, Disk};
+pub use failpoints::Failpoints;
 pub use guest::{Guest, Kernel};
 pub use vm::{Console, Vm, VmBuilder};
 

@@ -224,7 +224,7 @@ fn devices_in_use(bad: &mut Bad) -> Result<()> {
     bad.prepare(&format!("dmsetup create taken --table \"0 2048 linear {parts} 0\""))?;
     bad.create(&main, &parts, &["is part of dm-", "(taken)"])?;
     bad.refused(&format!("remap-guardian create taken --main {main} --spare {spare}"), &["taken", "exists already"])?;
-    bad.prepare(&format!("dmsetup remove taken && umount /mnt && swapoff {swap}"))?;
+    bad.prepare(&format!("dmsetup remove --retry taken && umount /mnt && swapoff {swap}"))?;
     Ok(())
 }
 

@@ -2,8 +2,6 @@
 //! leaves nothing that its successor does not put right. Needs what `make stage` leaves, in the folder that RIG_PAYLOAD names.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -111,10 +109,10 @@ const STEPS: [&str; 11] = [
 /// One guest serves all of this.
 #[test]
 fn the_cure_goes_on_alone_and_may_be_killed() -> Result<()> {
-    let payload = Payload::with_failpoints()?;
+    let payload = rig::Failpoints::build()?;
     let kernels = rig::Guest::find()?.kernels()?;
     let newest = kernels.last().context("no kernel")?;
-    let vm = Vm::new().kernel(&newest.version).payload(&payload.0);
+    let vm = Vm::new().kernel(&newest.version).payload(payload.folder());
     let vm = vm.disk(Disk::new("d-main", Bus::Nvme, 48)).disk(Disk::new("d-spare", Bus::Scsi, 16));
     let vm = vm.disk(Disk::new("signal", Bus::Scsi, 1)).boot()?;
     let mut trial = Trial { vm, block: 64, expected: BTreeMap::new() };
@@ -124,39 +122,6 @@ fn the_cure_goes_on_alone_and_may_be_killed() -> Result<()> {
     trial.killed_at_each_step()?;
     trial.killed_on_the_way_back()?;
     trial.errors_without_a_daemon()
-}
-
-/// The staged product, and beside it the daemon that ends itself where it is told to.
-struct Payload(PathBuf);
-
-impl Payload {
-    fn with_failpoints() -> Result<Self> {
-        let stage = rig::payload()?;
-        // In the product nothing waits to be told to die.
-        let product = std::fs::read(stage.join("usr/sbin/remap-guardian"))?;
-        ensure!(!product.windows(18).any(|text| text == b"remap-guardian.die"), "the product has failpoints");
-        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let build = Command::new(env!("CARGO"))
-            .args(["build", "--locked", "-p", "remap-guardian", "--features", "failpoints"])
-            .current_dir(&workspace)
-            .status()?;
-        ensure!(build.success(), "the daemon with failpoints cannot be built");
-        let target = stage.parent().context("RIG_PAYLOAD is no folder in the target folder")?;
-        let folder = target.join("stage-failpoints");
-        drop(std::fs::remove_dir_all(&folder));
-        let copied = Command::new("cp").arg("-al").arg(&stage).arg(&folder).status()?;
-        ensure!(copied.success(), "cp");
-        let (built, place) = (target.join("debug/remap-guardian"), folder.join("usr/sbin/remap-guardian-failpoints"));
-        let stripped = Command::new("strip").arg("-o").arg(place).arg(built).status()?;
-        ensure!(stripped.success(), "strip");
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for Payload {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 struct Trial {
@@ -186,7 +151,7 @@ impl Trial {
 for i in {1..60}; do
     without=$(for t in /proc/$(pidof remap-guardian)/task/*; do read -r line <$t/stat; set -- ${line##*) }; (( $7 & 0x80000 )) || cat $t/comm; done)
     [ -z "$without" ] && break
-    grep -qxE 'engine|watcher|actuator|reader' <<<"$without" && break
+    grep -qxE 'engine|watcher|actuator|helper' <<<"$without" && break
     sleep 0.5
 done
 echo "$without"
@@ -209,9 +174,9 @@ echo "$without"
         self.vm.put("/run/cage/freeze", FREEZE)?;
         let block = self.break_next();
         let pid = self.vm.ok("pidof remap-guardian")?;
-        let threads = self.vm.ok(&format!("grep -lxE 'engine|watcher|actuator|reader' /proc/{pid}/task/*/comm | cut -d/ -f5"))?;
+        let threads = self.vm.ok(&format!("grep -lxE 'engine|watcher|actuator|helper' /proc/{pid}/task/*/comm | cut -d/ -f5"))?;
         let threads: Vec<&str> = threads.lines().collect();
-        // A reader for main and one for the spare.
+        // A helper for main and one for the spare.
         ensure!(threads.len() == 5, "not the threads of one set: {threads:?}");
         let list = threads.join(" ");
         let signal = self.vm.path("signal");
@@ -277,7 +242,7 @@ echo "$without"
             *calls.entry(if event { call } else { line }).or_default() += 1;
         }
         println!("{name}: {calls:?}");
-        let worked = if name == "reader" { true } else { calls.values().sum::<u32>() > 3 };
+        let worked = if name == "helper" { true } else { calls.values().sum::<u32>() > 3 };
         ensure!(worked, "{name} did nothing: {trace}");
         if name == "actuator" {
             for call in ["ioctl", "pwritev"] {

@@ -145,7 +145,12 @@ impl Trial {
         }
         let written = self.written(0..64)?;
         self.used = 64;
-        ensure!(written.iter().all(|w| w.1 == 0), "a write failed while the daemon was restarted: {written:?}");
+        if written.iter().any(|w| w.1 != 0) {
+            let evidence = self
+                .vm
+                .run("journalctl -b -o short-monotonic --no-hostname | tail -n 120; remap-guardian history data | tail -n 40")?;
+            bail!("a write failed while the daemon was restarted: {written:?}\n{evidence}");
+        }
         self.hold(0..64)?;
         let history = self.history()?;
         ensure!(history.contains("\"adopted\""), "no adoption is told: {history}");

@@ -10,6 +10,8 @@ const SPARE: &str = "l-spare";
 /// Sectors that move with all their content, and sectors of which one block is lost.
 const MOVED: u64 = 800;
 const LOST: u64 = 1600;
+/// Sectors that move after the image was taken that is put back later.
+const SINCE: u64 = 2400;
 
 /// Takes the spare away and brings it back, as a cable does.
 const PLUG: &str = r#"
@@ -40,6 +42,7 @@ fn a_spare_that_is_lost() -> Result<()> {
     bench.degraded()?;
     bench.back_again()?;
     bench.dead()?;
+    bench.older()?;
     bench.partitions()
 }
 
@@ -266,6 +269,65 @@ impl Bench {
         self.vm.ok("remap-guardian restore data")?;
         self.whole()?;
         println!("a spare without its table, and a dead one, do not take main with them");
+        Ok(())
+    }
+
+    fn image(&mut self) -> Result<Vec<u8>> {
+        let mut sim = self.vm.sim(SPARE);
+        let mut image = vec![0; sim.sectors() as usize * SECTOR];
+        sim.read(0, &mut image)?;
+        Ok(image)
+    }
+
+    /// An old image of the spare is put back: nothing old is read, not after a reboot either, until somebody decides.
+    fn older(&mut self) -> Result<()> {
+        let (restore, lacks) = ("remap-guardian restore data", format!("lacks 1 remaps of 8 sectors (main {SINCE}+8)"));
+        self.close()?;
+        let old = self.image()?;
+        self.vm.ok(&format!("{restore} && remap-guardian remap data {SINCE} --length 8"))?;
+        self.soon(20, &format!("remap-guardian history data | grep {SINCE}"))?;
+        let (write, read) = (self.write(SINCE), self.read(SINCE));
+        self.vm.ok(&write)?;
+        self.close()?;
+        let right = self.image()?;
+
+        self.vm.sim(SPARE).write(0, &old, Persist::Fua)?;
+        self.says(restore, 1, &[&lacks, "--missing lost", "--degraded"])?;
+        self.vm.ok("! [ -b /dev/mapper/data ]")?;
+        self.says("remap-guardian history data", 0, &[&lacks])?;
+        self.vm.ok("sync")?;
+        self.vm.reboot()?;
+        self.soon(30, &format!("remap-guardian status data | grep -F '{lacks}'"))?;
+        self.vm.ok("! [ -b /dev/mapper/data ]")?;
+        self.says("remap-guardian activate data --degraded", 0, &["DEGRADED", "32 sectors in 3 ranges fail"])?;
+        ensure!(!self.vm.run(&read)?.success(), "what an older spare lacks is read from main");
+        self.vm.ok("dmsetup remove --retry data && udevadm settle")?;
+        println!("an older spare is refused");
+
+        self.vm.sim(SPARE).write(0, &right, Persist::Fua)?;
+        self.says(&format!("{restore} --missing lost --yes"), 1, &["lack nothing"])?;
+        self.vm.ok(restore)?;
+        self.whole()?;
+        self.vm.ok(&format!("{read} | cmp - /root/later"))?;
+        println!("with the right one all is as it was");
+
+        self.close()?;
+        self.vm.sim(SPARE).write(0, &old, Persist::Fua)?;
+        self.says(restore, 1, &[&lacks])?;
+        self.says(&format!("{restore} --missing lost"), 2, &["would mark", &format!("main {SINCE}+8"), "--yes"])?;
+        self.says(&format!("{restore} --missing lost --yes"), 0, &["8 sectors were marked lost", "/dev/mapper/data is open"])?;
+        self.whole()?;
+        ensure!(!self.vm.run(&read)?.success(), "what is lost is read");
+        self.vm.ok(&format!("{write} && {read} | cmp - /root/later"))?;
+        self.says(&format!("remap-guardian spare inspect {}", self.spare), 0, &["it is whole"])?;
+
+        // Nothing was lost: these records are wrong.
+        self.close()?;
+        self.vm.sim(SPARE).write(0, &old, Persist::Fua)?;
+        self.says(&format!("{restore} --missing main --yes"), 0, &["main serves what is missing", "/dev/mapper/data is open"])?;
+        self.whole()?;
+        self.vm.ok(&read)?;
+        println!("what is missing is lost, or main's, as it was decided");
         Ok(())
     }
 

@@ -236,7 +236,7 @@ fn figures(reader: &mut Reader) -> Result<()> {
 fn unloading(reader: &mut Reader) -> Result<()> {
     let busy = reader.vm.run("modprobe -r dm_remap_v4_real")?;
     reader.check(!busy.success() && busy.stderr.contains("in use"), format!("{busy}"));
-    reader.vm.ok("dmsetup remove my-remap && modprobe -r dm_remap_v4_real && modprobe dm_remap_v4_real debug=1")?;
+    reader.vm.ok("dmsetup remove --retry my-remap && modprobe -r dm_remap_v4_real && modprobe dm_remap_v4_real debug=1")?;
     reader.vm.ok("dmsetup targets | grep '^dm-remap-v4' && modprobe -r dm_remap_v4_real")?;
     let refused = reader.vm.run("modprobe dm_remap_v4_real gc_interval=0")?;
     reader.check(!refused.success(), "gc_interval=0 was taken");

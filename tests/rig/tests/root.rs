@@ -31,6 +31,14 @@ dd if=/run/initrd of=/dev/disk/by-id/virtio-initrd bs=1M conv=fsync,nocreat stat
 stat -c %s /run/initrd
 "#;
 
+/// The same with dracut, for the root that runs.
+const DRACUT: &str = r#"
+set -e
+dracut --force --hostonly --gzip --kver $(uname -r) /run/initrd >&2
+dd if=/run/initrd of=/dev/disk/by-id/virtio-initrd bs=1M conv=fsync,nocreat status=none
+stat -c %s /run/initrd
+"#;
+
 struct Machine {
     vm: Vm,
     used: u64,
@@ -46,6 +54,7 @@ fn the_root_file_system_heals() -> Result<()> {
     machine.runs_on_it()?;
     machine.heals()?;
     machine.shuts_down_cleanly()?;
+    machine.boots_with_dracut()?;
     if env::var_os("RIG_SOAK").is_some() {
         machine.loses_power()?;
     } else {
@@ -82,15 +91,38 @@ impl Machine {
         }
         println!("without the module there is no initramfs:\n{}", without.stderr);
 
-        let bytes: usize = self.slowly(INITRAMFS)?.parse()?;
-        let mut initrd = vec![0; bytes.next_multiple_of(4096)];
-        self.vm.sim("initrd").read(0, &mut initrd)?;
-        initrd.truncate(bytes);
-        self.vm.boot_from(&initrd, "root=/dev/mapper/sys rw")?;
+        let bytes = self.boots_from(INITRAMFS)?;
         self.vm.ok("dmsetup remove --retry sys && sync")?;
         self.vm.power_cut(0)?;
         println!("booted from an initramfs of {bytes} bytes");
         Ok(())
+    }
+
+    /// From the next boot on: from the initramfs that this script makes. Returns its bytes.
+    fn boots_from(&mut self, script: &str) -> Result<usize> {
+        let bytes: usize = self.slowly(script)?.parse()?;
+        let mut initrd = vec![0; bytes.next_multiple_of(4096)];
+        self.vm.sim("initrd").read(0, &mut initrd)?;
+        initrd.truncate(bytes);
+        self.vm.boot_from(&initrd, "root=/dev/mapper/sys rw")?;
+        Ok(bytes)
+    }
+
+    fn boots_with_dracut(&mut self) -> Result<()> {
+        let module = "/lib/modules/$(uname -r)/updates/dm_remap_v4_real.ko";
+        let without = self.vm.run_for(
+            MINUTES,
+            &format!("mv {module} /run/ && depmod && dracut --force --hostonly /run/initrd; s=$?; mv /run/*.ko {module}; depmod; exit $s"),
+        )?;
+        ensure!(!without.success(), "dracut made an initramfs without the module: {without}");
+        ensure!(format!("{without}").contains("no kernel module dm_remap_v4_real for kernel"), "{without}");
+
+        let bytes = self.boots_from(DRACUT)?;
+        self.vm.power_cut(1)?;
+        println!("booted from dracut's initramfs of {bytes} bytes");
+        self.vm.ok("journalctl -b -o cat | grep -m1 -i dracut")?;
+        self.runs_on_it()?;
+        self.shuts_down_cleanly()
     }
 
     fn runs_on_it(&mut self) -> Result<()> {

@@ -29,6 +29,7 @@ fn a_scrub_finds_what_does_not_read() -> Result<()> {
     ))?;
     let at = trial.moved()?;
     trial.found(at)?;
+    trial.maps()?;
     trial.doctor()?;
     trial.goes_on()?;
     trial.stops()?;
@@ -115,6 +116,66 @@ impl Trial {
         Ok(())
     }
 
+    /// A map of ddrescue is believed in nothing but where to look, and what is known can be told as one.
+    fn maps(&mut self) -> Result<()> {
+        self.vm.sim("sc-main").inject(Fault::unreadable(20_003..20_004));
+        let bytes = |sector: u64| sector * 512;
+        let mut rows = format!("# Mapfile\n0 + 1\n0 {} +\n", bytes(20_000));
+        // Of these three blocks one does not read, one is well, and a spare serves the third.
+        let end = [20_000, 30_000, MOVED].iter().fold(bytes(20_000), |at, &block| {
+            let gap = if bytes(block) > at { format!("{at} {} +\n", bytes(block) - at) } else { String::new() };
+            rows += &format!("{gap}{:#x} 0x1000 {}\n", bytes(block), if block == 30_000 { '*' } else { '-' });
+            bytes(block + 8)
+        });
+        self.vm.ok(&format!("cat >/run/rescue.map <<'END'\n{rows}END"))?;
+        let said = self.vm.run("remap-guardian map import data /run/rescue.map --json")?;
+        let report: Value = serde_json::from_str(&said.stdout).with_context(|| format!("{said}"))?;
+        ensure!(said.status == 2 && report == serde_json::json!({"blocks": 2, "bad_blocks": 1, "on_spare": 1}), "{said}");
+        let priority = self.io_priority()?;
+        ensure!(priority.starts_with("none") || priority.starts_with("best-effort"), "somebody waits for it: {priority}");
+        self.vm.ok(
+            "for i in {1..50}; do remap-guardian history data --json | grep 'a map of ddrescue' && exit; sleep 0.2; done; exit 1",
+        )?;
+        let history = self.vm.ok("remap-guardian history data --json | grep 'a map of ddrescue'")?;
+        ensure!(
+            history.lines().count() == 1 && history.contains("[20003]"),
+            "one sector does not read, whatever the map says: {history}"
+        );
+        let remaps = self.vm.ok("dmsetup status data")?;
+        ensure!(remaps.split(' ').nth(3) == Some("1"), "a map moved something: {remaps}");
+        let map = self.vm.ok("remap-guardian map export data | tee /run/data.map")?;
+        println!("$ map export data\n{map}");
+        let lost = format!("{:#010x}  0x00000200  -", bytes(20_003));
+        ensure!(map.lines().filter(|line| line.ends_with("  -")).collect::<Vec<_>>() == [lost.as_str()], "{map}");
+        ensure!(!map.lines().any(|line| line.ends_with("  ?")), "a scrub has read all of it: {map}");
+        // What it writes it takes.
+        let again = self.vm.run("remap-guardian map import data - </run/data.map")?;
+        ensure!(again.status == 2 && again.stdout.contains("1 blocks bad: 1 do NOT read"), "{again}");
+        for (line, says) in [
+            (format!("{end} {} -", bytes(1 << 30)), "line 9: it ends at byte"),
+            (format!("{} 512 -", end - 512), "line 9: it begins at byte"),
+            (format!("{end} much -"), "line 9: “"),
+        ] {
+            let refused = self.vm.run(&format!("(cat /run/rescue.map; echo '{line}') | remap-guardian map import data -"))?;
+            ensure!(refused.status == 1 && refused.stderr.contains(says), "{line}: {refused}");
+        }
+        self.vm.sim("sc-main").repair(20_000..20_008);
+        let well = self.vm.ok("remap-guardian map import data /run/rescue.map")?;
+        ensure!(well.contains("2 blocks bad: all of them read; 1 others"), "{well}");
+        Ok(())
+    }
+
+    /// What is known of one sector, by the map.
+    fn known(&mut self, sector: u64) -> Result<Value> {
+        let map: Value = serde_json::from_str(&self.vm.ok("remap-guardian map export data --json")?)?;
+        let inside = |area: &&Value| {
+            let (start, len) = (area["extent"]["start"].as_u64(), area["extent"]["len"].as_u64());
+            start.zip(len).is_some_and(|(start, len)| (start..start + len).contains(&sector))
+        };
+        let area = map["areas"].as_array().and_then(|areas| areas.iter().find(inside));
+        Ok(area.with_context(|| format!("no area has {sector}: {map}"))?["known"].clone())
+    }
+
     /// Over a restart of the daemon and a reboot, from where it was.
     fn goes_on(&mut self) -> Result<()> {
         self.speed(2)?;
@@ -136,10 +197,20 @@ impl Trial {
         Ok(())
     }
 
+    /// Of the thread that reads for scrubs, and for others.
+    fn io_priority(&mut self) -> Result<String> {
+        let said = self.vm.ok("for thread in /proc/$(systemctl show -P MainPID remap-guardian)/task/*; do
+            if grep -qx prober $thread/comm; then ionice -p ${thread##*/}; fi; done")?;
+        println!("the prober's priority of I/O: {said}");
+        Ok(said.trim().to_owned())
+    }
+
     fn stops(&mut self) -> Result<()> {
         self.speed(2)?;
         self.scrub("--background", 0)?;
         self.until("it reads", |scrub| scrub["next"].as_u64().is_some_and(|next| next > 8_000))?;
+        let priority = self.io_priority()?;
+        ensure!(priority == "idle", "a scrub's I/O is not idle: {priority}");
         let stopped = self.scrub("--stop", 0)?;
         ensure!(stopped["state"] == "stopped", "{stopped}");
         sleep(Duration::from_secs(2));
@@ -184,7 +255,9 @@ impl Trial {
             self.vm.ok(&format!("{} | cmp - <(dd if=/run/block bs=512 skip={n} count=1 status=none)", sector(n)))?;
         }
         ensure!(!self.vm.run(&sector(3))?.success(), "the lost sector reads");
+        ensure!(self.known(20_003)? == "bad" && self.known(20_004)? == "remapped", "the map does not say which one is lost");
         self.vm.ok("dd if=/run/block of=/dev/mapper/data bs=512 seek=20003 skip=3 count=1 oflag=direct status=none")?;
+        ensure!(self.known(20_003)? == "remapped", "the map says that it is lost, and it was written");
         self.vm.ok("dd if=/dev/mapper/data bs=4k skip=2500 count=1 iflag=direct status=none | cmp - /run/block")?;
         Ok(())
     }

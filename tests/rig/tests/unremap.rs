@@ -32,6 +32,7 @@ fn what_main_takes_again_goes_back() -> Result<()> {
     trial.stays_where_sectors_are_lost()?;
     trial.goes_back_under_load()?;
     trial.is_recorded()?;
+    trial.is_written_anew()?;
     trial.all_of_it()?;
     trial.outlives_a_reboot()
 }
@@ -168,6 +169,35 @@ impl Trial {
         ensure!(observe["spent"] == serde_json::json!({"then": 1, "now": 0}), "{observe}");
         // The key of lost marks stays on the spares.
         self.vm.ok(r#"! grep -oE '"secret":\[[0-9,]*\]' /root/trace.jsonl | grep -vE '\[0(,0)*\]'"#).map(drop)
+    }
+
+    /// A block that failed to read, and reads when it is tried again, is written anew where that is the policy.
+    fn is_written_anew(&mut self) -> Result<()> {
+        let sector = 88_000;
+        self.fill(sector, 'w')?;
+        // What is in the drive's cache reads.
+        self.vm.ok("sync /dev/mapper/data")?;
+        self.vm.ok(
+            "mkdir -p /etc/remap-guardian/policies && printf '[read_error]\naction = \"rewrite\"\n' >/etc/remap-guardian/policies/balanced.toml &&
+            remap-guardian policy reload && remap-guardian policy show balanced | grep -q rewrite && systemctl kill -s STOP remap-guardian",
+        )?;
+        // It is weak for one read only.
+        self.vm.sim("un-main").inject(Fault::unreadable(sector + 3..sector + 4));
+        let read = self
+            .vm
+            .run(&format!("dd if=/dev/mapper/data bs=4096 skip={} count=1 iflag=direct of=/dev/null status=none", sector / 8))?;
+        self.vm.sim("un-main").repair(sector..sector + 8);
+        self.vm.ok("systemctl kill -s CONT remap-guardian")?;
+        ensure!(!read.success(), "a bad sector reads: {read}");
+        let back = self.told("unremapped", sector)?;
+        println!("{back}\n{}", self.vm.ok("remap-guardian history data | tail -n 5")?);
+        ensure!(back["decision"]["rule"].as_str().is_some_and(|rule| rule.contains("read_error.action")), "{back}");
+        ensure!(!self.remaps()?.contains(&sector), "it stays on the spare");
+        self.holds(sector, 'w')?;
+        let on_main = self.vm.path("un-main");
+        let rest = format!("dd if={on_main} bs=4096 skip={} count=1 iflag=direct status=none | tr -d w | wc -c", sector / 8);
+        ensure!(self.vm.ok(&rest)? == "0", "main does not have it");
+        self.vm.ok("rm /etc/remap-guardian/policies/balanced.toml && remap-guardian policy reload").map(drop)
     }
 
     fn all_of_it(&mut self) -> Result<()> {
