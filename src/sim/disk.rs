@@ -130,6 +130,19 @@ impl SimDisk {
         self.faults.add(fault);
     }
 
+    /// Puts on the medium what is cached, and adds a fault then, so that it meets later writes only.
+    ///
+    /// Linux's NVMe, SCSI and ATA drivers repeat a flush that failed. A disk that has forgotten what it could not write then reports
+    /// success, and what it had acknowledged is gone without anybody being told.
+    ///
+    /// # Errors
+    /// As [`SimDisk::flush`]; the fault is there all the same.
+    pub fn inject_flushed(&mut self, fault: Fault) -> Result<(), DiskError> {
+        let flushed = self.flush();
+        self.inject(fault);
+        flushed
+    }
+
     /// Removes every fault from `sectors`.
     pub fn repair(&mut self, sectors: Range<u64>) {
         self.faults.remove(&sectors);

@@ -75,7 +75,7 @@ impl Bench {
     fn heals(&mut self) -> Result<()> {
         let block = self.next;
         self.next += 4;
-        self.vm.sim(MAIN).inject(Fault::unwritable(block * 8..block * 8 + 8));
+        self.vm.sim(MAIN).inject_flushed(Fault::unwritable(block * 8..block * 8 + 8))?;
         let written = self.vm.run(&format!(
             "head -c 4096 /dev/urandom >/run/new && dd if=/run/new of=/root/wanted bs=4096 seek={block} conv=notrunc status=none &&
             dd if=/run/new of=/dev/mapper/data bs=4096 seek={block} oflag=direct conv=notrunc status=none"

@@ -161,18 +161,18 @@ echo "$without"
         Ok(())
     }
 
-    fn break_next(&mut self) -> u64 {
+    fn break_next(&mut self) -> Result<u64> {
         let block = self.block;
         self.block += 8;
-        self.vm.sim("d-main").inject(Fault::unwritable(block * 8..block * 8 + 8));
-        block
+        self.vm.sim("d-main").inject_flushed(Fault::unwritable(block * 8..block * 8 + 8))?;
+        Ok(block)
     }
 
     /// Root does not answer, journald stands still, no page is cached: the write to a bad sector is acknowledged all the same.
     fn root_frozen(&mut self) -> Result<()> {
         self.vm.ok(CAGE)?;
         self.vm.put("/run/cage/freeze", FREEZE)?;
-        let block = self.break_next();
+        let block = self.break_next()?;
         let pid = self.vm.ok("pidof remap-guardian")?;
         let threads = self.vm.ok(&format!("grep -lxE 'engine|watcher|actuator|helper' /proc/{pid}/task/*/comm | cut -d/ -f5"))?;
         let threads: Vec<&str> = threads.lines().collect();
@@ -270,12 +270,12 @@ echo "$without"
             systemctl start remap-guardian && for i in {1..100}; do remap-guardian status data >/dev/null && exit; sleep 0.1; done; exit 1")?;
         for step in STEPS {
             let start = Instant::now();
-            let block = self.break_next();
+            let block = self.break_next()?;
             let old = self.fill(block, 'o')?;
             ensure!(old.0 == 0, "{step}: the block cannot be written before: {old:?}");
             let at_start = ["batch reserved", "verified"].contains(&step);
             self.vm.ok(&format!("remap-guardian status data && echo '{step}' >/run/remap-guardian.die"))?;
-            let block = self.break_next();
+            let block = self.break_next()?;
             if at_start {
                 self.vm.run("systemctl restart remap-guardian")?;
             }
@@ -306,7 +306,7 @@ echo "$without"
     /// An un-remap that is interrupted is undone or completed, and its spare is not taken for an older one.
     fn killed_on_the_way_back(&mut self) -> Result<()> {
         for (step, goes) in [("written back", false), ("record removed", true), ("remove_remap sent", true)] {
-            let block = self.break_next();
+            let block = self.break_next()?;
             let moved = self.fill(block, 'o')?;
             ensure!(moved.0 == 0, "{step}: the block cannot be written before: {moved:?}");
             let sector = block * 8;

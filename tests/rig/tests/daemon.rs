@@ -83,7 +83,7 @@ impl Trial {
             let [logical, physical, length] = numbers[..] else { continue };
             for block in blocks.clone().filter(|block| (logical..logical + length).contains(block)) {
                 let sector = (physical + block - logical) * 8;
-                self.vm.sim("d-main").inject(Fault::unwritable(sector..sector + 8));
+                self.vm.sim("d-main").inject_flushed(Fault::unwritable(sector..sector + 8))?;
                 broken += 1;
             }
         }

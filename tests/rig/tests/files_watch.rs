@@ -128,7 +128,7 @@ impl Trial {
         self.told_bytes("a sector that goes bad", "bad", "daemon", 500 * BLOCK + 3 * 512..500 * BLOCK + 5 * 512)?;
 
         let bad = self.sectors(600)?;
-        self.vm.sim("fw-main").inject(Fault::unwritable(bad));
+        self.vm.sim("fw-main").inject_flushed(Fault::unwritable(bad))?;
         self.vm.ok(&format!("dd if=/dev/urandom of={FILE} bs={BLOCK} seek=600 count=1 oflag=direct conv=notrunc status=none"))?;
         self.told_bytes("a block that is healed", "healed", "daemon", 600 * BLOCK..601 * BLOCK)?;
 

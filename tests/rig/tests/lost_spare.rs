@@ -258,7 +258,7 @@ impl Bench {
         self.vm.sim(SPARE).write(table.start, &before, Persist::Fua)?;
 
         let all = self.vm.sim(SPARE).sectors();
-        self.vm.sim(SPARE).inject(Fault::dead(0..all));
+        self.vm.sim(SPARE).inject_flushed(Fault::dead(0..all))?;
         self.says("remap-guardian restore data", 1, &["is not open"])?;
         self.says(activate, 0, &["DEGRADED", "24 sectors in 2 ranges fail"])?;
         let (moved, main) = (self.read(MOVED), self.read(MOVED + 16));

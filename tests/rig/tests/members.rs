@@ -215,7 +215,7 @@ impl Bench {
 
         // Sector 100 of the second partition is bad; it starts behind the first.
         let start = u64::from(PARTITIONS[1].0);
-        self.vm.sim("whole").inject(Fault::unwritable(start + 96..start + 104));
+        self.vm.sim("whole").inject_flushed(Fault::unwritable(start + 96..start + 104))?;
         self.vm.ok(
             "head -c 64K /dev/urandom >/run/new && dd if=/run/new of=/dev/mapper/disk2p2 bs=64K oflag=direct status=none &&
             dd if=/dev/mapper/disk2p2 bs=64K count=1 iflag=direct status=none | cmp - /run/new &&

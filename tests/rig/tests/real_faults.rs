@@ -13,6 +13,15 @@ const SCSI_TIMEOUT: u64 = 3;
 /// A failed write waits at most this long (the setting `hold_ms`), and a guest may be slow.
 const BOUND_MS: u64 = 10_000 + 10_000;
 
+/// Sectors from here on do not read where scsi_debug is told so.
+const BAD: u64 = 0x1234;
+
+/// What the kernel said of an entry of history.
+fn told_by_the_kernel(entry: &Value) -> Vec<String> {
+    let lines = entry["evidence"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    lines.filter(|line| line.starts_with("kernel: ")).map(str::to_owned).collect()
+}
+
 struct Trial {
     vm: Vm,
 }
@@ -101,6 +110,11 @@ impl Trial {
             let last =
                 self.history("sense")?.into_iter().rfind(|entry| entry["kind"] == "remapped").context("no remap in history")?;
             ensure!(last["class"] == class && last["remap"]["main"]["start"] == block * 8, "{what}: {last}");
+            // Told by the tracepoint and by the log, it is one event.
+            let event = format!("kernel: block_rq_error: {disk}, write of 8 sectors at {}: {class}", block * 8);
+            let kernel = told_by_the_kernel(&last);
+            println!("{what}: {kernel:?}");
+            ensure!(kernel == [event], "{what}: {last}");
         }
         let before = self.remaps("sense")?;
         // DID_TRANSPORT_FAILFAST: what a path that is gone gives.
@@ -139,8 +153,48 @@ impl Trial {
         println!("{told}");
         ensure!(told.contains("ALERT: 4 errors") && told.contains("balanced/storm.errors_per_minute"), "history: {told}");
         self.vm.ok("rm /etc/remap-guardian/policies/balanced.d/storm.toml && remap-guardian policy reload")?;
+        self.what_the_kernel_tells(&disk)?;
         self.vm.ok("for i in {1..20}; do dmsetup remove sense && break; sleep 0.5; done; ! dmsetup info sense 2>/dev/null")?;
         Ok(())
+    }
+
+    /// With the tracepoint a case has the application's own request as its first evidence, however often the place is tried then;
+    /// after a daemon that was killed, too. Without it the kernel log has to do.
+    fn what_the_kernel_tells(&mut self, disk: &str) -> Result<()> {
+        let instance = "/sys/kernel/tracing/instances/remap-guardian";
+        let there = "for i in {1..50}; do remap-guardian status sense >/dev/null && exit; sleep 0.2; done; exit 1";
+        self.vm.ok(&format!("systemctl kill -s KILL remap-guardian; sleep 1.5; [ -e {instance} ]; {there}"))?;
+        self.vm.ok(&format!("[ $(cat {instance}/events/block/block_rq_error/enable) = 1 ]"))?;
+        // From here on ten sectors do not read.
+        self.vm.ok("echo 2 >/sys/bus/pseudo/drivers/scsi_debug/opts")?;
+        let read =
+            |block: u64| format!("! dd if=/dev/mapper/sense of=/dev/null bs=64k skip={block} count=1 iflag=direct status=none");
+        self.vm.ok(&read(BAD / 128))?;
+        let first = self.last_error("sense")?;
+        let kernel = told_by_the_kernel(&first);
+        println!("a read of 64 KiB: {kernel:?}");
+        let original = format!("kernel: block_rq_error: {disk}, read of ");
+        ensure!(kernel.first().is_some_and(|line| line.starts_with(&original)), "the tracepoint is no source: {first}");
+        ensure!(!kernel[0].contains("read of 1 sectors") && kernel.len() <= 3, "a trial is the first evidence: {first}");
+        // In an orderly end it is removed; and where tracing is not mounted this is said, and all goes on.
+        self.vm.ok(&format!("systemctl stop remap-guardian; [ ! -e {instance} ] && umount /sys/kernel/tracing && dmesg -C"))?;
+        // The first read's trials have used up what the kernel prints of such errors in five seconds.
+        self.vm.ok(&format!("systemctl start remap-guardian; {there}; sleep 5.5"))?;
+        self.vm.ok(&format!("{}; journalctl -u remap-guardian -o cat | grep 'its log has to do'", read(BAD / 128)))?;
+        let second = self.last_error("sense")?;
+        let kernel = told_by_the_kernel(&second);
+        println!("the same without tracing: {kernel:?}");
+        ensure!(second["number"] != first["number"], "the second error is not told: {second}");
+        ensure!(kernel.first().is_some_and(|line| line.contains(&format!("critical medium error, dev {disk}"))), "{second}");
+        self.vm.ok("echo 0 >/sys/bus/pseudo/drivers/scsi_debug/opts; mount -t tracefs tracefs /sys/kernel/tracing; systemctl restart remap-guardian")?;
+        self.vm.ok(&format!("{there}; [ -e {instance} ]"))?;
+        Ok(())
+    }
+
+    /// The last error in a set's history, when what is under way has ended.
+    fn last_error(&mut self, set: &str) -> Result<Value> {
+        self.vm.ok("sleep 3")?;
+        self.history(set)?.into_iter().rfind(|entry| entry["kind"] == "error").context("no error in history")
     }
 
     /// A spare that serves nothing may go; nobody notices but the daemon.
@@ -161,7 +215,7 @@ impl Trial {
         ensure!(read.success(), "a read failed after a spare without a remap was pulled: {read}");
         println!("a spare that serves nothing was pulled: no error");
         // A bad sector cannot be cured now: an error, in time.
-        self.vm.sim(&format!("{set}-main")).inject(Fault::unwritable(16000..16008));
+        self.vm.sim(&format!("{set}-main")).inject_flushed(Fault::unwritable(16000..16008))?;
         let (status, ms) = self.write(set, 2000)?;
         println!("a bad sector without a spare: exit {status} after {ms} ms");
         ensure!(status != 0 && ms < BOUND_MS, "a bad sector without a spare: exit {status} after {ms} ms");
@@ -174,7 +228,7 @@ impl Trial {
     /// Main is pulled while writes are under way and one is held: every one of them ends, in time.
     fn main_is_pulled(&mut self, set: &str) -> Result<()> {
         self.create(set)?;
-        self.vm.sim(&format!("{set}-main")).inject(Fault::unwritable(16000..16008));
+        self.vm.sim(&format!("{set}-main")).inject_flushed(Fault::unwritable(16000..16008))?;
         let main = self.vm.path(&format!("{set}-main"));
         let script = format!(
             "systemctl kill -s STOP remap-guardian

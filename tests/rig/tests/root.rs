@@ -152,7 +152,7 @@ impl Machine {
         let (physical, length): (u64, u64) = (physical.parse()?, length.parse()?);
         ensure!(block + 16 <= length, "the file is in pieces: {listing}");
         let sector = (physical + block) * 8;
-        self.vm.sim("sys-main").inject(Fault::unwritable(sector..sector + 16));
+        self.vm.sim("sys-main").inject_flushed(Fault::unwritable(sector..sector + 16))?;
         self.vm.ok(&format!(
             "head -c 64K /dev/urandom >/run/new && dd if=/run/new of=/root/file bs=64K seek={} conv=notrunc oflag=direct status=none &&
             echo 3 >/proc/sys/vm/drop_caches &&
@@ -167,7 +167,7 @@ impl Machine {
 
     fn shuts_down_cleanly(&mut self) -> Result<()> {
         // The superblock: what is written when the root file system is made read-only, after all services have ended.
-        self.vm.sim("sys-main").inject(Fault::unwritable(0..8));
+        self.vm.sim("sys-main").inject_flushed(Fault::unwritable(0..8))?;
         let start = Instant::now();
         self.vm.reboot()?;
         println!("shut down and booted again in {} s", start.elapsed().as_secs());

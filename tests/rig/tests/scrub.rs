@@ -77,7 +77,7 @@ impl Trial {
 
     /// A block moves to the spare. Its first sector there.
     fn moved(&mut self) -> Result<u64> {
-        self.vm.sim("sc-main").inject(Fault::unwritable(MOVED..MOVED + 8));
+        self.vm.sim("sc-main").inject_flushed(Fault::unwritable(MOVED..MOVED + 8))?;
         self.vm
             .ok(&format!("dd if=/dev/urandom of=/dev/mapper/data bs=4k seek={} count=1 oflag=direct status=none", MOVED / 8))?;
         let status: Value = serde_json::from_str(&self.vm.ok("remap-guardian status data --json")?)?;
@@ -270,7 +270,7 @@ impl Trial {
         let reads = format!("dd if=/dev/mapper/data bs=4k skip={block} count=1 iflag=direct status=none | cmp - /run/block");
         self.vm.ok(&format!("cp /run/block /root/block && {write} && {reads}"))?;
         let first = self.place()?;
-        self.vm.sim("sc-spare").inject(Fault::dead(first..first + 8));
+        self.vm.sim("sc-spare").inject_flushed(Fault::dead(first..first + 8))?;
         ensure!(!self.vm.run(&write)?.success(), "a spare that failed took a write");
         let second = self.moves_from(first)?;
         // Everything there is lost until it is written.

@@ -95,7 +95,7 @@ impl Trial {
 
     /// A block goes bad, and is written.
     fn writes(&mut self, sector: u64) -> Result<()> {
-        self.vm.sim("j-main").inject(Fault::unwritable(sector..sector + 8));
+        self.vm.sim("j-main").inject_flushed(Fault::unwritable(sector..sector + 8))?;
         self.vm.ok(&format!(
             "head -c 4096 /dev/urandom >/run/new && dd if=/run/new of=/root/wanted bs=4096 seek={0} conv=notrunc status=none &&
             dd if=/run/new of=/dev/mapper/data bs=4096 seek={0} oflag=direct conv=notrunc status=none",
@@ -241,7 +241,7 @@ impl Trial {
         // Of each file a block: writes fail while it joins, before and after.
         for start in starts.lines() {
             let sector: u64 = start.trim().parse().context("where a file is")?;
-            self.vm.sim("j-main").inject(Fault::unwritable(sector..sector + 8));
+            self.vm.sim("j-main").inject_flushed(Fault::unwritable(sector..sector + 8))?;
         }
         println!("{}", self.vm.ok(&format!("remap-guardian spare add data --spare {two}"))?);
         self.is_open_with(2)?;
@@ -271,7 +271,7 @@ impl Trial {
     /// The old spare's header cannot be written: the set is served on, also by the next daemon, and the command can be repeated.
     fn header_that_is_not_written(&mut self) -> Result<()> {
         let add = format!("remap-guardian spare add data --spare {}", self.vm.path(&format!("j-more{}", STEPS.len())));
-        self.vm.sim("j-one").inject(Fault::unwritable(0..8));
+        self.vm.sim("j-one").inject_flushed(Fault::unwritable(0..8))?;
         let failed = self.vm.run(&add)?;
         ensure!(!failed.success() && failed.stderr.contains("headers were not all written"), "{failed}");
         self.is_open_with(2)?;

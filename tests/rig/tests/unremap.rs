@@ -88,7 +88,7 @@ impl Trial {
 
     fn moves(&mut self) -> Result<()> {
         for sector in [HEALED, BAD, LOST] {
-            self.vm.sim("un-main").inject(Fault::dead(sector..sector + 8));
+            self.vm.sim("un-main").inject_flushed(Fault::dead(sector..sector + 8))?;
         }
         self.fill(HEALED, 'a')?;
         self.fill(BAD, 'b')?;
@@ -154,7 +154,7 @@ impl Trial {
     /// A cure and its way back are recorded; another policy would have done nothing.
     fn is_recorded(&mut self) -> Result<()> {
         let sector = 80_000;
-        self.vm.sim("un-main").inject(Fault::unwritable(sector..sector + 8));
+        self.vm.sim("un-main").inject_flushed(Fault::unwritable(sector..sector + 8))?;
         self.vm.ok("systemd-run --quiet --unit=record remap-guardian record --output /root/trace.jsonl; for i in {1..50}; do [ -s /root/trace.jsonl ] && exit; sleep 0.1; done; exit 1")?;
         self.fill(sector, 'r')?;
         self.vm.sim("un-main").repair(sector..sector + 8);

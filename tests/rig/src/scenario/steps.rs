@@ -83,7 +83,7 @@ impl Scenario {
         let (first, second) = (self.sectors_of(&file, 3)?, self.sectors_of(&file, 500)?);
         let bad = [first.start + 2..first.start + 3, second];
         for sectors in &bad {
-            self.vm.sim(&set.main()).inject(Fault::unwritable(sectors.clone()));
+            self.vm.sim(&set.main()).inject_flushed(Fault::unwritable(sectors.clone()))?;
         }
         let write = format!(
             "head -c 4M /dev/urandom >/run/buffered && dd if=/run/buffered of={file} bs=64k conv=notrunc,fsync &&
@@ -110,7 +110,7 @@ impl Scenario {
         self.vm.ok(&format!("head -c 1M /dev/urandom >{file} && sync && echo 3 >/proc/sys/vm/drop_caches"))?;
         for block in [7, 20] {
             let bad = self.sectors_of(&file, block)?;
-            self.vm.sim(&set.main()).inject(Fault::dead(bad));
+            self.vm.sim(&set.main()).inject_flushed(Fault::dead(bad))?;
         }
         self.fails(&read_sector(&file, 7 * 8), &format!("{file}: a block died: reading it fails"))?;
         self.succeeds(
@@ -173,7 +173,7 @@ impl Scenario {
         let mount = set.mount();
         self.rewrite(&format!("{mount}/dead"), 7, "a lost block, written whole at last, reads as what was written")?;
         let fresh = self.sectors_of(&format!("{mount}/buffered"), 700)?;
-        self.vm.sim(&set.main()).inject(Fault::unwritable(fresh.clone()));
+        self.vm.sim(&set.main()).inject_flushed(Fault::unwritable(fresh.clone()))?;
         self.rewrite(&format!("{mount}/buffered"), 700, "a sector that goes bad now is cured too")?;
         self.remapped(set, &[fresh])
     }
@@ -184,7 +184,7 @@ impl Scenario {
         self.vm.ok(&format!("head -c 8M /dev/zero >{file} && sync"))?;
         for block in (100..2000).step_by(300) {
             let bad = self.sectors_of(&file, block)?;
-            self.vm.sim(&set.main()).inject(Fault::unwritable(bad));
+            self.vm.sim(&set.main()).inject_flushed(Fault::unwritable(bad))?;
         }
         let write = format!("while dd if=/dev/urandom of={file} bs=64k count=128 conv=notrunc oflag=direct; do :; done");
         self.vm.ok(&format!("( {write} ) >/dev/null 2>&1 & sleep 1"))?;
@@ -198,7 +198,7 @@ impl Scenario {
         self.succeeds(&format!("cat {file} | wc -c | grep -x 8388608"), "the file that was being written can be read")?;
         let block = 150 + seed % 6 * 300;
         let fresh = self.sectors_of(&file, block)?;
-        self.vm.sim(&set.main()).inject(Fault::unwritable(fresh.clone()));
+        self.vm.sim(&set.main()).inject_flushed(Fault::unwritable(fresh.clone()))?;
         self.rewrite(&file, block, "a sector that goes bad now is cured too")?;
         self.remapped(set, &[fresh])
     }
