@@ -235,7 +235,7 @@ impl SetState {
             Event::Noted { sector, text, failed, .. } => {
                 // What names no sector is evidence of none.
                 if let Some(sector) = sector {
-                    self.notes.add(Note { at: now, sector, text, failed });
+                    self.notes.add(Note { at: now, sector, text, failed, detail: None });
                 }
                 Vec::new()
             }

@@ -130,7 +130,9 @@ pub(super) fn concerns(set: SetId, serving: &Serving, note: &KernelNote) -> Opti
     let same = |member: &FoundDevice| device == member.disk || device == member.name;
     if same(&serving.main) {
         let start = partition_start(&serving.main);
-        let sector = note.sector.and_then(|sector| sector.0.checked_sub(start)).map(Sector);
+        let block = u64::from(serving.main.identity.logical_block) / 512;
+        let on_disk = note.sector.map(|sector| sector.0).or_else(|| note.block?.checked_mul(block));
+        let sector = on_disk.and_then(|sector| sector.checked_sub(start)).map(Sector);
         return Some(Event::Noted { set, member: Member::Main, sector, text, failed });
     }
     let spare = serving.spares.iter().position(same)?;
@@ -183,7 +185,7 @@ mod tests {
     fn counts(source: NoteSource, device: &str, class: Option<ErrorClass>, text: &str) -> bool {
         let (at, sector, len, op) = (Millis(0), Some(Sector(8)), Sectors(8), Some(Op::Read));
         let (device, text) = (Some(device.to_owned()), text.to_owned());
-        let note = KernelNote { at, source, device, sector, len, op, class, read_ahead: false, text };
+        let note = KernelNote { at, source, device, sector, block: None, len, op, class, read_ahead: false, text };
         nearby(SetId(uuid::Uuid::nil()), &["sda", "sdb"], &note, port).is_some()
     }
 

@@ -1,6 +1,7 @@
 //! The kernel log as a source of evidence and hints, from `/dev/kmsg`.
 
 use super::kmsg_text::{KernelNote, parse};
+use super::sense::Answers;
 use crate::model::Millis;
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
@@ -42,6 +43,7 @@ pub fn watch(sender: mpsc::Sender<KernelMessage>) -> io::Result<()> {
 
 async fn run(file: &AsyncFd<File>, sender: &mpsc::Sender<KernelMessage>) -> io::Result<()> {
     let mut record = vec![0; RECORD_BYTES];
+    let mut answers = Answers::default();
     loop {
         let mut ready = tokio::select! {
             ready = file.readable() => ready?,
@@ -50,7 +52,7 @@ async fn run(file: &AsyncFd<File>, sender: &mpsc::Sender<KernelMessage>) -> io::
         let message = match ready.try_io(|file| file.get_ref().read(&mut record)) {
             Err(_not_ready) => continue,
             Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(Ok(len)) => parse(&record[..len], now()).map(KernelMessage::Note),
+            Ok(Ok(len)) => parse(&record[..len], now()).map(|note| KernelMessage::Note(answers.join(note))),
             Ok(Err(error)) if error.raw_os_error() == Some(EPIPE) => Some(KernelMessage::Gap),
             Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => None,
             Ok(Err(error)) => return Err(error),

@@ -19,6 +19,8 @@ pub struct KernelNote {
     pub device: Option<String>,
     /// Sector of 512 bytes on the whole disk, where the line tells it in these units.
     pub sector: Option<Sector>,
+    /// First logical block of the device that the command named, where the line tells it in these units.
+    pub block: Option<u64>,
     /// Sectors that failed; 0 where the line does not tell.
     pub len: Sectors,
     /// Kind of I/O.
@@ -80,9 +82,9 @@ pub fn parse(record: &[u8], at: Millis) -> Option<KernelNote> {
     let found = block(text).or_else(|| buffer(text)).or_else(|| scsi(text)).or_else(|| nvme(text)).or_else(|| ata(text));
     let line = found.or_else(|| suppressed(text))?;
     let device = line.device.filter(|name| is_device_name(name)).map(str::to_owned);
-    let Line { source, sector, op, class, .. } = line;
+    let Line { source, sector, block, op, class, .. } = line;
     let (len, read_ahead) = (Sectors(0), false);
-    Some(KernelNote { at, source, device, sector, len, op, class, read_ahead, text: shorten(text) })
+    Some(KernelNote { at, source, device, sector, block, len, op, class, read_ahead, text: shorten(text) })
 }
 
 /// What a line tells.
@@ -90,13 +92,14 @@ struct Line<'a> {
     source: NoteSource,
     device: Option<&'a str>,
     sector: Option<Sector>,
+    block: Option<u64>,
     op: Option<Op>,
     class: Option<ErrorClass>,
 }
 
 impl<'a> Line<'a> {
     fn new(source: NoteSource, device: Option<&'a str>, class: Option<ErrorClass>) -> Self {
-        Line { source, device, sector: None, op: None, class }
+        Line { source, device, sector: None, block: None, op: None, class }
     }
 }
 
@@ -217,8 +220,8 @@ fn scsi(text: &str) -> Option<Line<'_>> {
     Some(line)
 }
 
-/// `nvme0n1: Read(0x2) @ LBA 99, 8 blocks, Unrecovered Read Error (sct 0x2 / sc 0x81) DNR`: the LBA counts blocks of a
-/// size that is not told. Or `nvme nvme0: I/O 5 QID 1 timeout, aborting`.
+/// `nvme0n1: Read(0x2) @ LBA 99, 8 blocks, Unrecovered Read Error (sct 0x2 / sc 0x81) DNR`: the LBA counts the
+/// device's logical blocks. Or `nvme nvme0: I/O 5 QID 1 timeout, aborting`.
 fn nvme(text: &str) -> Option<Line<'_>> {
     let text = text.strip_prefix("nvme ").unwrap_or(text);
     let (device, rest) = text.split_once(": ")?;
@@ -235,6 +238,7 @@ fn nvme(text: &str) -> Option<Line<'_>> {
         rest.contains("timeout").then_some(ErrorClass::Timeout)
     };
     let mut line = Line::new(NoteSource::Nvme, Some(device), class);
+    line.block = after(rest, " @ LBA ").and_then(leading);
     line.op = match rest.split_once('(').map(|(command, _)| command.trim()) {
         Some("Read") => Some(Op::Read),
         Some("Write") => Some(Op::Write),

@@ -31,7 +31,7 @@ fn lines_of_the_drivers_are_evidence() {
     assert_eq!(note("sd 0:0:0:0: [sda] 2048 512-byte logical blocks"), None);
     let nvme = note("nvme0n1: Read(0x2) @ LBA 99, 8 blocks, Unrecovered Read Error (sct 0x2 / sc 0x81) DNR ").unwrap();
     assert_eq!((nvme.device.as_deref(), nvme.op, nvme.class), (Some("nvme0n1"), Some(Op::Read), Some(ErrorClass::Medium)));
-    assert_eq!(nvme.sector, None, "the unit is not told");
+    assert_eq!((nvme.sector, nvme.block), (None, Some(99)), "it is told in blocks of the device");
     let late = note("nvme nvme0: I/O 5 QID 1 timeout, aborting").unwrap();
     assert_eq!((late.device.as_deref(), late.class), (Some("nvme0"), Some(ErrorClass::Timeout)));
     let ata = note("ata3.00: failed command: READ FPDMA QUEUED").unwrap();

@@ -11,6 +11,7 @@ pub mod kmsg_text;
 pub mod partition_table;
 pub mod patience;
 pub mod port;
+pub mod sense;
 pub mod signature;
 pub mod smart;
 pub mod tool;

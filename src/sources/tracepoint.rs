@@ -160,7 +160,18 @@ fn note(failed: &RequestLine, disk: String) -> KernelNote {
     let what = if read_ahead { "read-ahead" } else { op.map_or("request", Op::word) };
     let text = format!("block_rq_error: {disk}, {what} of {len} sectors at {sector}: {class}");
     let (at, source) = (now(), NoteSource::Tracepoint);
-    KernelNote { at, source, device: Some(disk), sector: Some(sector), len, op, class: Some(class), read_ahead, text }
+    KernelNote {
+        at,
+        source,
+        device: Some(disk),
+        sector: Some(sector),
+        block: None,
+        len,
+        op,
+        class: Some(class),
+        read_ahead,
+        text,
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,9 @@ use super::MAX_BLOCKS;
 use crate::model::{Extent, FailedRequest, Millis, Sector, Sectors, Teller};
 use std::collections::VecDeque;
 
+/// What a line of the kernel's begins with.
+const PREFIX: &str = "kernel: ";
+
 /// How long a note is evidence, and what is told once within that time is told of once, ms.
 const MINUTE: u64 = 60_000;
 
@@ -31,6 +34,8 @@ pub struct Note {
     pub text: String,
     /// The request that failed, where it tells of exactly one.
     pub failed: Option<FailedRequest>,
+    /// What the driver said of the same request.
+    pub detail: Option<String>,
 }
 
 impl Note {
@@ -38,6 +43,18 @@ impl Note {
     fn is_about(&self, extent: &Extent) -> bool {
         let len = self.failed.as_ref().map_or(1, |failed| failed.len.0.max(1));
         Extent::new(self.sector, Sectors(len)).is_ok_and(|failed| failed.overlaps(extent))
+    }
+
+    /// The driver's word on a request of which the block layer tells too.
+    fn is_detail(&self) -> bool {
+        self.failed.is_none()
+    }
+
+    fn line(&self) -> String {
+        match &self.detail {
+            Some(detail) => format!("{} ({detail})", self.text),
+            None => self.text.clone(),
+        }
     }
 
     fn is_hint(&self) -> bool {
@@ -60,14 +77,25 @@ pub struct Notes(VecDeque<Note>);
 
 impl Notes {
     /// Takes a note in.
-    pub fn add(&mut self, note: Note) {
+    pub fn add(&mut self, mut note: Note) {
         self.0.retain(|old| note.at.0 < old.at.0 + MINUTE);
+        if note.is_detail() {
+            let of = self.0.iter_mut().find(|known| !known.is_detail() && known.sector == note.sector);
+            if let Some(known) = of {
+                known.detail.get_or_insert_with(|| note.text.trim_start_matches(PREFIX).to_owned());
+                return;
+            }
+        } else if let Some(at) = self.0.iter().position(|known| known.is_detail() && known.sector == note.sector) {
+            note.detail = self.0.remove(at).map(|detail| detail.text.trim_start_matches(PREFIX).to_owned());
+        }
         if let Some(known) = self.0.iter_mut().find(|known| known.same(&note)) {
             known.at = note.at;
+            known.detail = known.detail.take().or_else(|| note.detail.take());
             let by = |note: &Note| note.failed.as_ref().map(|failed| failed.by);
             if by(known) == Some(Teller::Log) && by(&note) == Some(Teller::Tracepoint) {
                 // It says more.
-                *known = note;
+                let detail = known.detail.take().or(note.detail.take());
+                *known = Note { detail, ..note };
             }
             return;
         }
@@ -85,7 +113,7 @@ impl Notes {
     pub fn about(&self, now: Millis, extent: &Extent) -> Vec<String> {
         let fitting = |note: &&Note| now.0 < note.at.0 + MINUTE && note.is_about(extent);
         let (hints, errors): (Vec<&Note>, Vec<&Note>) = self.0.iter().filter(fitting).partition(|note| note.is_hint());
-        errors.into_iter().chain(hints).take(SHOWN).map(|note| note.text.clone()).collect()
+        errors.into_iter().chain(hints).take(SHOWN).map(Note::line).collect()
     }
 }
 
@@ -96,7 +124,13 @@ mod tests {
 
     fn told(at: u64, by: Teller, sector: u64, len: u64) -> Note {
         let failed = FailedRequest { by, op: Some(Op::Read), class: ErrorClass::Medium, len: Sectors(len), read_ahead: false };
-        Note { at: Millis(at), sector: Sector(sector), text: format!("{by:?} {sector}+{len}"), failed: Some(failed) }
+        Note {
+            at: Millis(at),
+            sector: Sector(sector),
+            text: format!("{by:?} {sector}+{len}"),
+            failed: Some(failed),
+            detail: None,
+        }
     }
 
     fn ahead(note: Note) -> Note {
@@ -124,6 +158,17 @@ mod tests {
         write.failed.as_mut().unwrap().op = Some(Op::Write);
         assert_eq!(about(&all([write, trace]), 10, 80, 8).len(), 2, "a write is another event");
         assert_eq!(about(&all([log]), 10, 80, 8), ["Log 80+0"], "where there is no tracepoint");
+    }
+
+    #[test]
+    fn what_the_driver_said_stands_beside_the_request() {
+        let sense = Note { text: "kernel: Medium Error".into(), failed: None, ..told(4, Teller::Log, 80, 0) };
+        let (log, trace) = (told(5, Teller::Log, 80, 0), told(6, Teller::Tracepoint, 80, 8));
+        for order in [[&sense, &log, &trace], [&trace, &sense, &log], [&log, &sense, &trace], [&trace, &log, &sense]] {
+            assert_eq!(about(&all(order.map(Clone::clone)), 10, 80, 8), ["Tracepoint 80+8 (Medium Error)"]);
+        }
+        assert_eq!(about(&all([sense.clone()]), 10, 80, 8), ["kernel: Medium Error"], "the block layer's line may be missing");
+        assert_eq!(about(&all([told(5, Teller::Log, 72, 0), sense]), 10, 72, 16).len(), 2, "it is of another request");
     }
 
     #[test]

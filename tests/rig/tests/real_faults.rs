@@ -96,9 +96,9 @@ impl Trial {
         // Of WRITE(10): how often (0 ends it, a negative number that often), host byte, driver byte, status, sense key, code, qualifier.
         let inject = |kind: u8, count: i32, rest: &str| format!("echo '{kind} {count} 0x2a {rest}' >{errors}");
         let clear = format!("echo '- 2 0x2a' >{errors}; echo '- 0 0x2a' >{errors}; true");
-        for (block, what, rest, class) in [
-            (100, "medium error, unrecovered", "0 0 0x2 0x3 0x11 0x0", "medium"),
-            (200, "hardware error", "0 0 0x2 0x4 0x44 0x0", "target"),
+        for (block, what, rest, class, sense) in [
+            (100, "medium error, unrecovered", "0 0 0x2 0x3 0x11 0x0", "medium", "Medium Error, Unrecovered read error"),
+            (200, "hardware error", "0 0 0x2 0x4 0x44 0x0", "target", "Hardware Error, Internal target failure"),
         ] {
             let before = self.remaps("sense")?;
             self.vm.ok(&inject(2, 1, rest))?;
@@ -110,8 +110,8 @@ impl Trial {
             let last =
                 self.history("sense")?.into_iter().rfind(|entry| entry["kind"] == "remapped").context("no remap in history")?;
             ensure!(last["class"] == class && last["remap"]["main"]["start"] == block * 8, "{what}: {last}");
-            // Told by the tracepoint and by the log, it is one event.
-            let event = format!("kernel: block_rq_error: {disk}, write of 8 sectors at {}: {class}", block * 8);
+            // Told by the tracepoint, by the log and by the driver, it is one event.
+            let event = format!("kernel: block_rq_error: {disk}, write of 8 sectors at {}: {class} ({sense})", block * 8);
             let kernel = told_by_the_kernel(&last);
             println!("{what}: {kernel:?}");
             ensure!(kernel == [event], "{what}: {last}");
