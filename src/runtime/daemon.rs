@@ -264,7 +264,7 @@ pub(super) fn uptime() -> Millis {
 }
 
 /// How long the end waits for the sources to clean up.
-const LAST_LOOK: Duration = Duration::from_secs(2);
+const LAST_LOOK: Duration = Duration::from_secs(5);
 
 /// How long the start of the service waits for the sets: whoever starts it expects that they are served then. But a disk that is
 /// late delays its own mount, not the whole boot.

@@ -12,6 +12,8 @@ exec </dev/null >/dev/console 2>&1
 mount -t tmpfs tmpfs /etc
 export DM_DISABLE_UDEV=1 REMAP_GUARDIAN_STATE_DIR=/run/state REMAP_GUARDIAN_RUN_DIR=/run/guardian
 export REMAP_GUARDIAN_POLICY_DIRS="$RG_POLICIES"
+# A daemon is killed and the next one has to have taken over within the lease.
+export REMAP_GUARDIAN_LEASE_MS=30000 REMAP_GUARDIAN_HOLD_MS=15000
 LOG=/dev/ubda
 PLACES="--seed $RG_SEED --places $RG_PLACES"
 
@@ -22,11 +24,11 @@ failed() {
 	"$RG_IOTOOL" poweroff now
 }
 
-# Waits 20 s at most. A process costs more here than what it does.
+# Waits for some minutes at most. A process costs more here than what it does.
 until_there() {
 	tries=0
 	until [ -e "$1" ]; do
-		[ $tries -lt 200 ] || failed "$1 does not come"
+		[ $tries -lt 1200 ] || failed "$1 does not come"
 		tries=$((tries + 1))
 		sleep 0.1
 	done

@@ -39,7 +39,7 @@ rm -f "$log"
 timeout -k 5 $((4 * seconds + 600)) qemu-system-x86_64 -accel tcg,thread=multi -smp 2 -m 1024 \
 	-nodefaults -no-user-config -display none -serial "file:$log" -no-reboot \
 	-kernel "$tree/arch/x86/boot/bzImage" -initrd "$out/smp.cpio" \
-	-append "console=ttyS0 loglevel=5 no_timer_check panic=-1 reboot=t max_loop=8 null_blk.nr_devices=0 suspend.pm_test_delay=1 \
+	-append "console=ttyS0 loglevel=5 no_timer_check panic=-1 reboot=t max_loop=8 null_blk.nr_devices=0 suspend.pm_test_delay=1 sysctl.kernel.hung_task_timeout_secs=240 \
 RG_SECONDS=$seconds RG_SEED=$seed" </dev/null || true
 
 grep -aE '^(ok|FAIL|##) ' "$log" | tr -d '\r' || true

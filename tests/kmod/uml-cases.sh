@@ -45,7 +45,7 @@ refusedas() {
 }
 
 until_true() {
-	for _ in $(seq 100); do
+	for _ in $(seq 400); do
 		if eval "$1"; then
 			return 0
 		fi
@@ -349,9 +349,9 @@ case_health() {
 	want EIO $io read $R 8000 8
 	has "Health score: 95/100
   Error rate (last min): 100.0%
-  Max consecutive errors: 1
-  Last error: 0 seconds ago
-  Trend: STABLE" msg health
+  Max consecutive errors: 1" msg health
+	has "Trend: STABLE" msg health
+	msg health | grep -Eq "Last error: [0-9] seconds ago" || die "$(msg health)"
 	for i in 1 2 3; do
 		want ok $io read $R 0 8
 	done
@@ -588,7 +588,7 @@ case_hold_expires() {
 	t0=$(now_ms)
 	want EIO $io write $R 8000 8 5
 	t=$(($(now_ms) - t0))
-	[ $t -ge 900 ] && [ $t -lt 4000 ] || die "took $t ms"
+	[ $t -ge 900 ] && [ $t -lt 15000 ] || die "took $t ms"
 	msg errors 0 | grep -q "expired write main 8000"
 	want EIO $io read $R 8000 8
 	want 0 field 10
@@ -607,19 +607,19 @@ case_narrowing_is_bounded() {
 	t0=$(now_ms)
 	want EIO $io write $R 7680 328 5
 	t=$(($(now_ms) - t0))
-	[ $t -lt 9000 ] || die "took $t ms"
+	[ $t -lt 20000 ] || die "took $t ms"
 	msg errors 0 | grep -q "failed write main"
 }
 
 case_no_lease_no_hold() {
 	bad_main
-	managed hold 5000
+	managed hold 15000
 	t0=$(now_ms)
 	want EIO $io write $R 8000 8 5
-	[ $(($(now_ms) - t0)) -lt 3000 ] || die "was held without a lease"
+	[ $(($(now_ms) - t0)) -lt 10000 ] || die "was held without a lease"
 	as lease 700
 	want EIO $io write $R 8000 8 5
-	[ $(($(now_ms) - t0)) -lt 4800 ] || die "was held beyond the lease"
+	[ $(($(now_ms) - t0)) -lt 14000 ] || die "was held beyond the lease"
 	as lease 30000
 	$io write $R 8000 8 5 >/run/w & w=$!
 	until_true '[ $(field 10) = 1 ]'
@@ -733,7 +733,7 @@ case_flush_suspend_while_held() {
 	until_true '[ $(field 10) = 1 ]'
 	t0=$(now_ms)
 	dmsetup suspend r
-	[ $(($(now_ms) - t0)) -lt 5000 ] || die "suspend took too long"
+	[ $(($(now_ms) - t0)) -lt 15000 ] || die "suspend took too long"
 	dmsetup resume r
 	wait $w || true
 	want EIO cat /run/w
@@ -816,14 +816,14 @@ case_lost_marks_long() {
 case_fence_waits_and_expires() {
 	managed hold 100
 	want ok $io write $R 1000 100 1
-	drained 1000 50 1500
+	drained 1000 50 6000
 	t0=$(now_ms)
 	$io write $R 990 60 2 >/run/w & w=$!
 	want ok $io check $R 1050 8 1
 	sleep 0.2
 	kill -0 $w || die "passed the fence"
 	wait $w || die "write: $(cat /run/w)"
-	[ $(($(now_ms) - t0)) -lt 4000 ] || die "fence did not expire"
+	[ $(($(now_ms) - t0)) -lt 30000 ] || die "fence did not expire"
 	want ok $io check $R 990 60 2
 	if as seal "$fence" 2>/dev/null; then die "sealed a gone fence"; fi
 	want 0 field 11
@@ -846,10 +846,10 @@ case_unfence() {
 case_sealed_bound_fails() {
 	managed hold 100
 	want ok $io write $R 1000 100 1
-	fenced 1000 50 800
+	fenced 1000 50 4000
 	t0=$(now_ms)
 	want EIO $io read $R 1000 8
-	[ $(($(now_ms) - t0)) -lt 4000 ] || die "waited too long"
+	[ $(($(now_ms) - t0)) -lt 30000 ] || die "waited too long"
 	msg fences | grep -q "fence $fence 1000 50 failed 0"
 	want EIO $io write $R 1049 1 7
 	want ok $io check $R 1050 50 1
@@ -920,19 +920,19 @@ case_flush_under_flush() {
 	truncate -s 16M /run/main /run/spare
 	losetup /dev/loop0 /run/main
 	losetup /dev/loop1 /run/spare
-	dmsetup create s --table "0 32768 delay /dev/loop1 0 0 /dev/loop1 0 0 /dev/loop1 0 2000"
+	dmsetup create s --table "0 32768 delay /dev/loop1 0 0 /dev/loop1 0 0 /dev/loop1 0 8000"
 	dmsetup create r --table "0 32768 dm-remap-v4 /dev/loop0 /dev/mapper/s"
 	msg add_remap 1000 0 8 >/dev/null
 	want ok $io write $R 1000 8 1
 	$io flush $R >/run/w & w=$!
-	sleep 0.4
+	sleep 1
 	t0=$(now_ms)
 	want ok $io flush $R
 	[ $(($(now_ms) - t0)) -ge 1000 ] || die "did not wait for the spare"
 	wait $w || die "flush: $(cat /run/w)"
 	t0=$(now_ms)
 	want ok $io flush $R
-	[ $(($(now_ms) - t0)) -lt 1500 ] || die "flushed a clean spare"
+	[ $(($(now_ms) - t0)) -lt 6000 ] || die "flushed a clean spare"
 }
 
 case_flush_dead_spare() {
@@ -1275,13 +1275,13 @@ case_messages_under_load() {
 }
 
 case_drained_waits_for_io() {
-	dmsetup create m --table "0 $LEN delay $MAIN 0 3000 $MAIN 0 3000"
+	dmsetup create m --table "0 $LEN delay $MAIN 0 8000 $MAIN 0 8000"
 	M=/dev/mapper/m
 	managed hold 100
 	ev=$(dmsetup info -c --noheadings -o events r)
 	$io write $R 100 8 1 >/run/w & w=$!
-	sleep 0.2
-	fence=$(as fence 100 8 5000 | cut -d' ' -f2)
+	sleep 1
+	fence=$(as fence 100 8 30000 | cut -d' ' -f2)
 	msg fences | grep -q draining
 	if as seal "$fence" 2>/dev/null; then die "sealed while draining"; fi
 	until_true 'msg fences | grep -q drained'
@@ -1294,12 +1294,12 @@ case_drained_waits_for_io() {
 case_only_the_medium_is_held() {
 	# Not held: a write that says it wants no retries, and any discard.
 	bad_main
-	managed hold 5000
+	managed hold 15000
 	as lease 30000
 	t0=$(now_ms)
 	want EIO $io read $R 8000 8
 	$io discard $R 8000 8 >/dev/null || true
-	[ $(($(now_ms) - t0)) -lt 4000 ] || die "held what is no write"
+	[ $(($(now_ms) - t0)) -lt 14000 ] || die "held what is no write"
 	want 0 field 10
 }
 
@@ -1648,13 +1648,13 @@ case_spare_write_error_is_not_held() {
 		104 $((LEN - 104)) linear $SPARE 104
 	T
 	S=/dev/mapper/s
-	managed hold 5000
+	managed hold 15000
 	as lease 30000
 	fenced 1000 8 5000
 	as add_remap 1000 96 8 0 fence="$fence" >/dev/null
 	t0=$(now_ms)
 	want EIO $io write $R 1000 8 1
-	[ $(($(now_ms) - t0)) -lt 4000 ] || die "was held"
+	[ $(($(now_ms) - t0)) -lt 14000 ] || die "was held"
 	msg errors 0 | grep -q "e 1 failed write spare0 1000 96 8"
 }
 
@@ -1803,14 +1803,14 @@ case_hash_table() {
 # Writes to a watched range are counted, reads and writes elsewhere are not.
 case_watch() {
 	managed
-	want "watch 1" as watch 1000 100 20000
+	want "watch 1" as watch 1000 100 600000
 	until_true 'msg watches | grep -q "watch 1 1000 100 armed 0 "'
 	$io write $R 1099 2 1
 	$io write $R 900 100 1
 	$io write $R 1100 8 1
 	$io read $R 1000 8 1 || true
 	msg watches | grep -q "^watch 1 1000 100 armed 2 " || die "$(msg watches)"
-	want "watch 2" as watch 1050 1 20000
+	want "watch 2" as watch 1050 1 600000
 	until_true 'msg watches | grep -q "watch 2 1050 1 armed 0 "'
 	$io write $R 1000 100 2
 	msg watches | grep -q "^watch 1 1000 100 armed 4 " || die "$(msg watches)"
@@ -1833,11 +1833,11 @@ case_watch() {
 
 # A watch is not armed while a write that started before it is still under way.
 case_watch_waits_for_writes() {
-	dmsetup create m --table "0 $LEN delay $MAIN 0 0 $MAIN 0 1500"
+	dmsetup create m --table "0 $LEN delay $MAIN 0 0 $MAIN 0 8000"
 	M=/dev/mapper/m managed
 	$io write $R 1000 8 1 &
-	sleep 0.3
-	as watch 1000 8 20000 >/dev/null
+	sleep 1
+	as watch 1000 8 600000 >/dev/null
 	sleep 0.3
 	msg watches | grep -q "^watch 1 1000 8 draining 0 " || die "$(msg watches)"
 	wait
@@ -1872,7 +1872,7 @@ case_spare_added_under_io() {
 	as secret $KEY
 	fenced 100 8 20000
 	as add_remap 100 200 8 0 fence="$fence" >/dev/null
-	fenced 3000 8 500
+	fenced 3000 8 4000
 	until_true 'msg fences | grep -q "fence $fence 3000 8 failed"'
 	want ok $io write $R 100 8 4
 	n=$(flushes loop0)

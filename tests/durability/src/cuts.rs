@@ -31,7 +31,7 @@ const OTHERS: usize = 8;
 const BATCH: usize = 32;
 
 /// How often a sector that must not be lost is read again.
-const AGAIN: usize = 5;
+const AGAIN: usize = 40;
 
 /// Requests that change a disk until the power fails, at most: in a start, and while writers write.
 const IN_START: u64 = 12;

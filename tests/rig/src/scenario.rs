@@ -188,7 +188,7 @@ impl Scenario {
     }
 
     fn command(&mut self, script: &str) -> Result<Output> {
-        self.vm.run_for(Duration::from_secs(120), &format!("set -o pipefail\n{script}"))
+        self.vm.run_for(Duration::from_secs(400), &format!("set -o pipefail\n{script}"))
     }
 
     /// Shows what a command prints, of much only the end.

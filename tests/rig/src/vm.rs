@@ -21,11 +21,11 @@ use crate::guest::Guest;
 use crate::nbd::Server;
 
 /// A guest that does not boot within this time hangs.
-const BOOT: Duration = Duration::from_secs(180);
+const BOOT: Duration = Duration::from_secs(400);
 /// Waits for all units and all disks.
 const UP: &str = "systemctl is-system-running --wait; udevadm settle";
 /// What a command may take when nothing else is said.
-const COMMAND: Duration = Duration::from_secs(60);
+const COMMAND: Duration = Duration::from_secs(240);
 
 /// Where the guest's serial console goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

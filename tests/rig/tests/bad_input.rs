@@ -165,7 +165,7 @@ fn settings_and_policies(bad: &mut Bad) -> Result<()> {
 
     // The unit fails as well, and says why.
     bad.vm.put(&format!("{policies}/balanced.toml"), "acton = 1")?;
-    let start = bad.vm.run("timeout 20 systemctl start remap-guardian; journalctl -u remap-guardian -o cat")?;
+    let start = bad.vm.run("timeout 20 systemctl start remap-guardian; for i in {1..50}; do journalctl -u remap-guardian -o cat | grep acton && break; sleep 0.2; done")?;
     ensure!(start.stdout.contains("acton"), "{start}");
     bad.prepare(&format!("systemctl stop remap-guardian; systemctl reset-failed remap-guardian; rm {policies}/balanced.toml"))?;
     Ok(())
@@ -253,6 +253,8 @@ fn devices_that_hold_something(bad: &mut Bad) -> Result<()> {
     bad.before = None;
     let created = bad.vm.ok(&format!("remap-guardian create data --main {main} --spare {other} --overwrite-spare"))?;
     ensure!(created.contains("/dev/mapper/data is open"), "{created}");
+    // What is tried of the spare is written, after the answer.
+    bad.vm.ok("for i in {1..300}; do remap-guardian status data --json | jq -e '.sets[0].status.spares[0].ready > 0' && exit; sleep 0.2; done; exit 1")?;
     let held = bad.vm.ok(&format!("udevadm settle; blkid -p {other} || echo nothing"))?;
     ensure!(!held.contains("ext4"), "the spare still looks like a file system: {held}");
     Ok(())

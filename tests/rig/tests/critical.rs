@@ -76,7 +76,7 @@ systemctl stop remap-guardian
 for n in 1 2; do timeout 150 remap-guardian run 2>/run/race.$n & done
 for i in {1..300}; do grep -l 'another remap-guardian runs' /run/race.* && break; sleep 0.1; done
 for i in {1..300}; do remap-guardian status data >/dev/null 2>&1 && break; sleep 0.1; done
-pid=$(pidof remap-guardian)
+for i in {1..100}; do pid=$(pidof remap-guardian); [ $(wc -w <<<"$pid") = 1 ] && break; sleep 0.1; done
 wc -w <<<"$pid"
 start=${EPOCHREALTIME/./}
 kill $pid
@@ -255,7 +255,7 @@ echo "$without"
     }
 
     fn two_at_once(&mut self) -> Result<()> {
-        let second = self.vm.run("timeout 20 remap-guardian run")?;
+        let second = self.vm.run("timeout 50 remap-guardian run")?;
         ensure!(second.status == 1 && second.stderr.contains("another remap-guardian runs"), "a second daemon: {second}");
         // The page cache may be empty since the freeze, and the machine busy: that takes time, a stop does not.
         let race = self.vm.run_for(Duration::from_secs(200), RACE)?;
@@ -312,7 +312,8 @@ echo "$without"
             let sector = block * 8;
             self.vm.sim("d-main").repair(sector..sector + 8);
             self.vm.ok(&format!(
-                "sleep 0.5; echo '{step}' >/run/remap-guardian.die; remap-guardian unremap data {sector}
+                "for i in {{1..100}}; do remap-guardian status data --json | jq -e '.sets[0].status | .cases == [] and any(.remaps[]; .main.start == {sector})' >/dev/null && break; sleep 0.1; done
+                echo '{step}' >/run/remap-guardian.die; remap-guardian unremap data {sector}
                 for i in {{1..200}}; do [ ! -e /run/remap-guardian.die ] && remap-guardian status data >/dev/null && exit; sleep 0.1; done; exit 1"
             ))?;
             self.sound(step)?;
@@ -328,7 +329,7 @@ echo "$without"
             }
             let written = self.fill(block, 'n')?;
             ensure!(written.0 == 0, "{step}: the block does not take a write: {written:?}");
-            self.vm.ok("systemctl restart remap-guardian")?;
+            self.vm.ok("systemctl restart remap-guardian; for i in {1..100}; do remap-guardian status data >/dev/null && break; sleep 0.2; done")?;
             self.sound(step)?;
         }
         let older = self.vm.run("remap-guardian history data | grep 'durable on it'")?;
@@ -407,7 +408,7 @@ echo "$without"
         let told = self.vm.ok(&format!(
             "systemctl start remap-guardian
             for i in {{1..100}}; do
-                remap-guardian history data --json | jq -ce 'select(.kind == \"error\" and .op == \"read\" and .extent.start == {})' && break; sleep 0.1
+                remap-guardian history data --json | jq -c 'select(.kind == \"error\" and .op == \"read\" and .extent.start == {})' | grep . && break; sleep 0.1
             done; remap-guardian history data | grep 'not read before'",
             block * 8
         ))?;

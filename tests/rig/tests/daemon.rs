@@ -202,7 +202,7 @@ impl Trial {
         ensure!(self.history()?.contains("\"pruned\""), "what was pruned is not told");
         let remaps =
             |status: &str| -> Result<Value> { Ok(serde_json::from_str::<Value>(status)?["sets"][0]["target"]["remaps"].clone()) };
-        let kept = self.vm.ok("systemctl restart remap-guardian && sleep 1 && remap-guardian status data --json")?;
+        let kept = self.vm.ok("systemctl restart remap-guardian && for i in {1..100}; do remap-guardian status data >/dev/null && break; sleep 0.2; done; remap-guardian status data --json")?;
         ensure!(remaps(&status)? == remaps(&kept)? && remaps(&kept)?.as_u64() > Some(0), "{status}\n{kept}");
         self.chain_holds().map(drop)
     }
@@ -243,7 +243,7 @@ impl Trial {
             "/etc/remap-guardian/notify",
             "#!/bin/sh\nread -r line; echo \"$REMAP_GUARDIAN_URGENCY $line\" >>/root/told\n",
         )?;
-        self.vm.ok("chmod +x /etc/remap-guardian/notify && systemctl start remap-guardian-notify && sleep 3")?;
+        self.vm.ok("chmod +x /etc/remap-guardian/notify && systemctl start remap-guardian-notify; for i in {1..100}; do [ -s /var/lib/remap-guardian/notified ] && exit; sleep 0.2; done; exit 1")?;
         self.vm.ok("systemctl stop remap-guardian-notify; rm -f /root/told; remap-guardian remap data 77777; systemctl stop remap-guardian")?;
         let blocks = self.break_blocks(1)?;
         self.start_writing(blocks.clone())?;
@@ -251,7 +251,7 @@ impl Trial {
         self.vm.ok("systemctl start remap-guardian-notify; sleep 1; systemctl start remap-guardian")?;
         self.vm.ok("for i in {1..40}; do grep -q . /root/told && exit; sleep 0.5; done; exit 1")?;
         let told =
-            self.vm.ok("sleep 3; cat /root/told; systemctl stop remap-guardian-notify; cat /var/lib/remap-guardian/notified")?;
+            self.vm.ok("for i in {1..100}; do [ \"$(cat /var/lib/remap-guardian/notified)\" = \"$(remap-guardian history --json | tail -n 1 | jq .number)\" ] && break; sleep 0.2; done; cat /root/told; systemctl stop remap-guardian-notify; cat /var/lib/remap-guardian/notified")?;
         println!("$ cat /root/told\n{told}");
         let lines: Vec<&str> = told.lines().collect();
         ensure!(lines.iter().any(|line| line.starts_with("alarm {") || line.starts_with("warning {")), "{told}");
@@ -314,6 +314,8 @@ impl Trial {
     }
 
     fn whole_again(&mut self) -> Result<()> {
+        // A short wait is for the boots without a disk.
+        self.vm.ok("sed -i s/device-timeout=20s/device-timeout=90s/ /etc/fstab && sync")?;
         self.vm.attach("d-main", true);
         self.vm.power_cut(3)?;
         if !self.vm.run("findmnt /srv/data")?.success() {

@@ -236,9 +236,9 @@ fn life_of_a_device(both: &mut Both) -> Result<()> {
     // Reload in one step, while somebody reads; through a file and through standard input.
     both.vm.put("/root/table", &format!("# a comment\n\n0 {LEN} linear {a} 4096"))?;
     both.sh(
-        "exec 3</dev/mapper/life; (while :; do dd if=/dev/mapper/life of=/dev/null bs=64k count=16 iflag=direct || exit 1; done) \
+        "rm -f /root/stop; exec 3</dev/mapper/life; (while [ ! -e /root/stop ]; do dd if=/dev/mapper/life of=/dev/null bs=64k count=16 iflag=direct || exit 1; done) \
          2>/dev/null & reader=$!; sleep 0.5; remap-guardian dm reload life /root/table && \
-         dmsetup table life | grep -q ' 4096$' && kill -0 $reader && kill $reader",
+         dmsetup table life | grep -q ' 4096$' && kill -0 $reader && touch /root/stop && wait $reader",
     )?;
     both.compare("life")?;
     both.dm(&format!("reload life --read-only <<<'0 {LEN} linear {a} 8192'"))?;
@@ -311,7 +311,7 @@ fn names_and_uuids(both: &mut Both) -> Result<()> {
         let quoted = format!("$'{}'", name.replace('\\', "\\\\").replace('\t', "\\t"));
         let list = "ls /dev/mapper | grep -vx control";
         let theirs =
-            both.sh(&format!("dmsetup create --table '0 8 error' -- {quoted} && {list} && dmsetup remove -- {quoted}"))?;
+            both.sh(&format!("dmsetup create --table '0 8 error' -- {quoted} && {list} && dmsetup remove --retry -- {quoted}"))?;
         let ours = both.dm(&format!("create --table '0 8 error' -- {quoted} && {list}"))?;
         let ours = ours.lines().last().unwrap_or_default().to_owned();
         both.same(&format!("the node of {name:?}"), &ours, theirs.trim());
@@ -332,7 +332,7 @@ fn names_and_uuids(both: &mut Both) -> Result<()> {
     }
     let long = "u".repeat(128);
     for uuid in ["MINE a/b", long.as_str()] {
-        let ask = "dmsetup info -c --noheadings -o uuid named && dmsetup remove named";
+        let ask = "dmsetup info -c --noheadings -o uuid named && dmsetup remove --retry named";
         let theirs = both.sh(&format!("dmsetup create named --uuid '{uuid}' --table '0 8 error' && {ask}"))?;
         let ours = both.dm(&format!("create named --uuid '{uuid}' --table '0 8 error' >/dev/null && {ask}"))?;
         both.same(&format!("the UUID {uuid:?}"), &ours, &theirs);
@@ -496,7 +496,7 @@ fn events(both: &mut Both) -> Result<()> {
         both.dm(&format!("create {name} --table '0 {LEN} dm-remap-v4 {a} {b}'"))?;
     }
     both.sh("remap-guardian dm events --json >/root/events 2>&1 & echo $! >/root/pid
-        remap-guardian dm events two --count 1 --timeout 60 >/root/only 2>&1 & echo $! >/root/only.pid; sleep 2")?;
+        remap-guardian dm events two --count 1 --timeout 60 >/root/only 2>&1 & echo $! >/root/only.pid; sleep 5")?;
     // A device over the end of a disk fails, and each failure is an event of “two” alone.
     both.vm.sim("dm-a").inject(remap_guardian::sim::disk::Fault::unreadable(4096..4104));
     let read = "dd if=/dev/mapper/two of=/dev/null bs=4096 skip=512 count=1 iflag=direct";
@@ -527,17 +527,17 @@ fn events(both: &mut Both) -> Result<()> {
 
     // A device that takes the number of one that has gone is a stranger.
     both.sh("remap-guardian dm create going --table '0 8 error'
-        remap-guardian dm events going >/root/going 2>&1 & echo $! >/root/going.pid; sleep 2
+        remap-guardian dm events going >/root/going 2>&1 & echo $! >/root/going.pid; sleep 5
         remap-guardian dm remove going; sleep 1; remap-guardian dm create stranger --table '0 8 error'; sleep 1")?;
     let going =
-        both.sh("kill -0 $(cat /root/going.pid) 2>/dev/null && echo waits; cat /root/going; remap-guardian dm remove stranger")?;
+        both.sh("for n in $(seq 100); do kill -0 $(cat /root/going.pid) 2>/dev/null || break; sleep 0.1; done; kill -0 $(cat /root/going.pid) 2>/dev/null && echo waits; cat /root/going; remap-guardian dm remove stranger")?;
     let ends =
         going.contains("going (") && going.contains("has gone") && !going.contains("stranger (") && !going.contains("waits");
     both.check(ends, format!("it ends with its device: {going}"));
 
     // The first table of a device is an event of it at most.
     both.sh("remap-guardian dm create bare --notable
-        remap-guardian dm events bare --json >/root/bare 2>&1 & echo $! >/root/bare.pid; sleep 2
+        remap-guardian dm events bare --json >/root/bare 2>&1 & echo $! >/root/bare.pid; sleep 5
         remap-guardian dm reload bare --table '0 8 error'; sleep 1; remap-guardian dm reload bare --table '0 8 zero'; sleep 1")?;
     let bare = both.sh("kill -0 $(cat /root/bare.pid) && echo waits; cat /root/bare; remap-guardian dm remove bare")?;
     let same = bare.contains("waits") && !bare.contains("created") && !bare.contains("removed");

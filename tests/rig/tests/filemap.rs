@@ -50,7 +50,7 @@ fn a_group_follows_its_file() -> Result<()> {
         trial.foreground()?;
         trial.bad_input()?;
         trial.over_the_network()?;
-        trial.vm.ok("umount /srv/fm")?;
+        trial.vm.ok("for i in {1..50}; do umount /srv/fm && exit; sleep 0.2; done; exit 1")?;
     }
     println!("{} checks, all passed", trial.checks);
     Ok(())
@@ -148,6 +148,18 @@ impl Trial {
         Ok(self.vm.run("pgrep -ax dmfilemapd")?.stdout.lines().map(str::to_owned).collect())
     }
 
+    /// Those that run, when they are so many: dmstats does not wait for what it starts.
+    fn daemons_are(&mut self, count: usize) -> Result<Vec<String>> {
+        for _ in 0..100 {
+            let daemons = self.daemons()?;
+            if daemons.len() == count {
+                return Ok(daemons);
+            }
+            sleep(Duration::from_millis(200));
+        }
+        self.daemons()
+    }
+
     fn runs(&mut self, what: &str) -> Result<()> {
         sleep(QUIET);
         let daemons = self.daemons()?;
@@ -185,7 +197,7 @@ impl Trial {
     fn follow_inode(&mut self) -> Result<()> {
         self.script("head -c 1M /dev/urandom >a; sync a")?;
         let group = self.create("", "a")?;
-        let daemons = self.daemons()?;
+        let daemons = self.daemons_are(1)?;
         let line = format!("dmfilemapd 3 {group} /srv/fm/a inode 0 0");
         ensure!(daemons.len() == 1 && daemons[0].ends_with(&line), "dmstats started {daemons:?}, not {line}");
         self.held(&format!("dmstats create --filemap has started “{line}”"));
@@ -245,13 +257,13 @@ impl Trial {
     fn follow_path(&mut self) -> Result<()> {
         self.script("head -c 1M /dev/urandom >p; sync p")?;
         let group = self.create("--follow path", "p")?;
-        let daemons = self.daemons()?;
+        let daemons = self.daemons_are(1)?;
         ensure!(daemons.len() == 1 && daemons[0].ends_with("/srv/fm/p path 0 0"), "{daemons:?}");
         self.in_step(group, "p", "follow-path")?;
         self.changes(group, "p")?;
         self.script("head -c 900k /dev/urandom >new; mv new p")?;
         self.in_step(group, "p", "replaced by a rename")?;
-        self.script("rm p; sleep 0.4; head -c 500k /dev/urandom >p")?;
+        self.script("rm p; sleep 0.1; head -c 500k /dev/urandom >p")?;
         self.in_step(group, "p", "removed and made anew")?;
         self.runs("a replaced file")?;
         let open = "ls -l /proc/$(pgrep -x dmfilemapd)/fd | grep -q /srv/fm/";
@@ -265,7 +277,7 @@ impl Trial {
     fn emptied(&mut self) -> Result<()> {
         self.script("head -c 1M /dev/urandom >e; sync e")?;
         let group = self.create("", "e")?;
-        self.script(": >e; sleep 0.3; head -c 300k /dev/urandom >>e")?;
+        self.script(": >e; sleep 0.1; head -c 300k /dev/urandom >>e")?;
         self.in_step(group, "e", "emptied and filled again")?;
         self.script(": >e")?;
         self.ends("emptied")?;
@@ -302,8 +314,8 @@ impl Trial {
         self.script(&format!("dmstats update_filemap --groupid {group} /srv/fm/u"))?;
         self.in_step(group, "u", "dmstats update_filemap")?;
         // A second one for the same group: both stay, and no region is made twice.
-        self.script(&format!("dmstats update_filemap --groupid {group} --follow path /srv/fm/u; sleep 1"))?;
-        ensure!(self.daemons()?.len() == 2, "{:?}", self.daemons()?);
+        self.script(&format!("dmstats update_filemap --groupid {group} --follow path /srv/fm/u"))?;
+        ensure!(self.daemons_are(2)?.len() == 2, "{:?}", self.daemons()?);
         for n in 0..4 {
             self.script(&format!("dd if=/dev/urandom of=u bs=64k count=4 seek={} conv=notrunc status=none", 200 + n * 100))?;
             self.in_step(group, "u", "two daemons")?;
@@ -328,7 +340,7 @@ impl Trial {
         self.script(&format!("dmstats update_filemap --groupid {group} /srv/fm/m"))?;
         let other = self.create("--alias other", "m")?;
         sleep(QUIET);
-        ensure!(self.daemons()?.len() == 3, "{}", self.evidence()?);
+        ensure!(self.daemons_are(3)?.len() == 3, "{}", self.evidence()?);
         self.script("head -c 1M /dev/urandom >>m")?;
         self.in_step(group, "m", "three daemons of one file")?;
         self.in_step(other, "m", "its other group")?;
@@ -394,10 +406,14 @@ impl Trial {
         let start =
             format!("(dmfilemapd 3 {group} /srv/fm/f inode 1 VERBOSE 3</srv/fm/f >/run/out 2>&1; echo \"exit $?\" >>/run/out) &");
         let said = |trial: &mut Trial, verbose: u32, end: &str| -> Result<String> {
-            trial.script(&format!("{} sleep 1; {end}; wait", start.replace("VERBOSE", &verbose.to_string())))?;
+            trial.script(&format!("{} sleep 4; {end}; wait", start.replace("VERBOSE", &verbose.to_string())))?;
             trial.vm.ok("cat /run/out")
         };
-        let text = said(self, 3, "head -c 1M /dev/urandom >>f; sync f; sleep 1.5; pkill -x dmfilemapd")?;
+        let text = said(
+            self,
+            3,
+            "head -c 1M /dev/urandom >>f; sync f; for i in {1..100}; do grep -q 'Updated group ID' /run/out && break; sleep 0.1; done; pkill -x dmfilemapd",
+        )?;
         for part in [
             "Starting dmfilemapd with fd=3, group_id=0 mode=inode, path=/srv/fm/f",
             "@stats_list",
@@ -471,7 +487,7 @@ impl Trial {
                 // These words are libdm's own.
                 (format!("dmstats create --filemap {file}"), 1, file),
                 // libdm starts the daemon without a look at the file, and does not wait to hear that it is refused.
-                (format!("dmstats update_filemap --groupid {group} {file}; sleep 1"), 0, &says),
+                (format!("dmstats update_filemap --groupid {group} {file}; sleep 4"), 0, &says),
             ] {
                 let output = self.vm.run(&format!("timeout 20 {command}"))?;
                 println!("$ {command}\n{output}");
@@ -491,8 +507,8 @@ impl Trial {
         ensure!(text.contains("is not on device") && text.contains("exit 3"), "{text}");
         ensure!(self.vm.run(&state)?.stdout == before, "the group changed");
         self.held("it says so, and leaves the group as it is");
-        self.vm.ok("umount /mnt/nfs; echo 0 >/proc/fs/nfsd/threads; for cache in nfsd.fh nfsd.export auth.unix.ip; do
-            date +%s >/proc/net/rpc/$cache/flush; done; umount /proc/fs/nfsd")?;
+        self.vm.ok("for i in {1..50}; do umount /mnt/nfs && break; sleep 0.2; done; echo 0 >/proc/fs/nfsd/threads; for cache in nfsd.fh nfsd.export auth.unix.ip; do
+            date +%s >/proc/net/rpc/$cache/flush; done; for i in {1..50}; do umount /proc/fs/nfsd && exit; sleep 0.2; done; exit 1")?;
         self.clean()
     }
 }

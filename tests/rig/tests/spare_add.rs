@@ -56,7 +56,7 @@ while [ ! -e /run/stop ]; do
     head -c 196608 /dev/urandom >/root/files/f.$n &&
     dd if=/root/files/f.$n of=/mnt/f.$n bs=4096 oflag=direct conv=notrunc,fsync status=none &&
     dd if=/mnt/f.$n bs=196608 iflag=direct status=none | cmp - /root/files/f.$n || { echo "round $round" >>/run/failed; exit 1; }
-    echo $round >/run/round
+    echo $round >/run/round.new && mv /run/round.new /run/round
 done
 "#;
 
@@ -201,10 +201,11 @@ impl Trial {
 
     /// Each file is written once more and read back, and nobody has seen an error.
     fn goes_on(&mut self) -> Result<()> {
-        self.vm.run_for(
-            Duration::from_secs(120),
+        let done = self.vm.run_for(
+            Duration::from_secs(400),
             "from=$(cat /run/round || echo 0); while [ $(cat /run/round || echo 0) -lt $((from + 18)) ]; do [ ! -e /run/failed ] || exit 1; sleep 0.2; done",
         )?;
+        ensure!(done.success(), "the writer: {done}\n{}", self.evidence());
         let wrong = self.vm.run(
             "cat /run/failed; systemctl is-active -q writer || echo it has ended; dmesg | grep -E 'EXT4-fs (error|warning)|I/O error, dev dm-|on dev dm-'; :",
         )?;

@@ -96,6 +96,7 @@ impl Trial {
         self.vm.ok(&format!(
             "head -c 512 /dev/zero | tr '\\0' c | dd of=/dev/mapper/data bs=512 seek={LOST} oflag=direct status=none"
         ))?;
+        self.vm.ok("for i in {1..100}; do remap-guardian status data --json | jq -e '.sets[0].status.remaps | length == 3' >/dev/null && exit; sleep 0.2; done; exit 1")?;
         let remaps = self.remaps()?;
         ensure!(remaps == [HEALED, BAD, LOST], "{remaps:?}");
         Ok(())
@@ -145,7 +146,7 @@ impl Trial {
         }
         let load = self
             .vm
-            .ok("rm /run/load; for i in {1..50}; do systemctl is-active -q load || break; sleep 0.1; done; cat /run/load.out")?;
+            .ok("rm /run/load; for i in {1..300}; do systemctl is-active -q load || break; sleep 0.1; done; cat /run/load.out")?;
         println!("{load}");
         ensure!(load.ends_with("numbers"), "the load saw: {load}");
         self.fill(HEALED, 'd')
@@ -155,12 +156,12 @@ impl Trial {
     fn is_recorded(&mut self) -> Result<()> {
         let sector = 80_000;
         self.vm.sim("un-main").inject_flushed(Fault::unwritable(sector..sector + 8))?;
-        self.vm.ok("systemd-run --quiet --unit=record remap-guardian record --output /root/trace.jsonl; for i in {1..50}; do [ -s /root/trace.jsonl ] && exit; sleep 0.1; done; exit 1")?;
+        self.vm.ok("systemd-run --quiet --unit=record remap-guardian record --output /root/trace.jsonl; for i in {1..300}; do [ -s /root/trace.jsonl ] && exit; sleep 0.1; done; exit 1")?;
         self.fill(sector, 'r')?;
         self.vm.sim("un-main").repair(sector..sector + 8);
         self.vm.ok(&format!("remap-guardian unremap data {sector}"))?;
         self.told("unremapped", sector)?;
-        self.vm.ok("sleep 1; systemctl kill -s INT record; for i in {1..50}; do systemctl is-active -q record || exit 0; sleep 0.1; done; exit 1")?;
+        self.vm.ok("sleep 1; systemctl kill -s INT record; for i in {1..300}; do systemctl is-active -q record || exit 0; sleep 0.1; done; exit 1")?;
         let balanced = self.vm.ok("remap-guardian simulate --policy balanced --trace /root/trace.jsonl")?;
         let observe: Value =
             serde_json::from_str(&self.vm.ok("remap-guardian simulate --policy observe --trace /root/trace.jsonl --json")?)?;

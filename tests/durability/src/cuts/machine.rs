@@ -28,7 +28,7 @@ const AROUND: u64 = 64;
 const SET: &str = "data";
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The machine.
 pub struct Machine {

@@ -243,10 +243,18 @@ impl Scenario {
 
     /// Checks that history tells of a remap over each of `places`.
     fn remapped(&mut self, set: &Set, places: &[Range<u64>]) -> Result<()> {
-        let history = self.history(set)?;
-        let remaps: Vec<Range<u64>> = history.iter().filter_map(|entry| extent(&entry["remap"]["main"])).collect();
-        let covered = |sector: &u64| remaps.iter().any(|remap| remap.contains(sector));
-        let left: Vec<u64> = places.iter().cloned().flatten().filter(|sector| !covered(sector)).collect();
+        let mut tries = 0..50;
+        // The write is acknowledged first.
+        let (remaps, left) = loop {
+            let history = self.history(set)?;
+            let remaps: Vec<Range<u64>> = history.iter().filter_map(|entry| extent(&entry["remap"]["main"])).collect();
+            let covered = |sector: &u64| remaps.iter().any(|remap| remap.contains(sector));
+            let left: Vec<u64> = places.iter().cloned().flatten().filter(|sector| !covered(sector)).collect();
+            if left.is_empty() || tries.next().is_none() {
+                break (remaps, left);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        };
         let what = format!("{}: the spare has taken the place of all {} bad places", set.name, places.len());
         self.check(left.is_empty(), &what, || format!("sectors {left:?} are in no remap: {remaps:?}"))
     }
