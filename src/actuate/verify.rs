@@ -6,6 +6,9 @@ use crate::model::{Extent, Sector};
 /// Bytes in one request.
 const CHUNK_SECTORS: u64 = 512;
 
+/// How often an extent is written again when a flush fails.
+const AGAIN: usize = 3;
+
 /// An extent did not pass.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
@@ -34,15 +37,18 @@ fn pass(io: &dyn BlockIo, extent: Extent, fill: fn(Sector, &mut [u8])) -> Result
         fill_sectors(Sector(at), &mut wrote[..bytes(at)], fill);
         io.write(Sector(at), &wrote[..bytes(at)])?;
     }
-    if let Err(error) = io.flush() {
-        // It reports on everything that was in the drive's cache, what applications wrote elsewhere too: only a durable write of
-        // the extent itself says something of the extent.
+    // A flush reports on everything that was in the drive's cache, what applications wrote elsewhere too, and once: of an extent that
+    // does not take what is written it fails each time.
+    let mut flushed = io.flush();
+    for _ in 0..AGAIN {
+        let Err(IoError::Medium(error)) = &flushed else { break };
         tracing::warn!(%error, %extent, "a flush of the spare failed; the extent that is tried is written again");
-        for at in chunks() {
+        flushed = chunks().try_for_each(|at| {
             fill_sectors(Sector(at), &mut wrote[..bytes(at)], fill);
-            io.write_durable(Sector(at), &wrote[..bytes(at)])?;
-        }
+            io.write_durable(Sector(at), &wrote[..bytes(at)])
+        });
     }
+    flushed?;
     for at in chunks() {
         fill_sectors(Sector(at), &mut wrote[..bytes(at)], fill);
         read[..bytes(at)].fill(0xa5);

@@ -81,6 +81,15 @@ pub enum Event {
         /// The line that tells of it.
         text: String,
     },
+    /// A member failed a flush, and its driver asks it again.
+    FlushAgain {
+        /// The set.
+        set: SetId,
+        /// The disk.
+        member: Member,
+        /// The line that tells of it.
+        text: String,
+    },
     /// A SMART summary of a member; `worse` lists counters that rose since the last.
     Smart {
         /// The set.
@@ -366,6 +375,7 @@ impl Engine {
             Event::Errors { set, .. }
             | Event::Noted { set, .. }
             | Event::Nearby { set, .. }
+            | Event::FlushAgain { set, .. }
             | Event::Smart { set, .. }
             | Event::Space { set, .. }
             | Event::Reserved { set, .. }

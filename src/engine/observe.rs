@@ -83,6 +83,24 @@ impl SetState {
         })
     }
 
+    /// A flush failed that its driver repeats. A drive that has forgotten what it could not write says yes then: what it had
+    /// acknowledged is gone, and neither the target nor an application hears of it.
+    pub(super) fn flushed_in_vain(&mut self, now: Millis, member: Member, line: &str) -> Vec<Effect> {
+        if self.flush_told.is_some_and(|at| now.0 < at.0 + HOUR) {
+            return Vec::new();
+        }
+        self.flush_told = Some(now);
+        let words = format!(
+            "{member} failed a flush, and its driver asks again: writes that it had acknowledged may be lost without an error to anybody; \
+             compare what was written lately with a copy, and replace the disk ({line})"
+        );
+        let lost = self.scrub_due.is_none_or(|due| due <= now).then(|| {
+            self.scrub_due = Some(Millis(now.0 + HOUR));
+            Effect::Scrub { set: self.id() }
+        });
+        std::iter::once(Effect::Record(self.alert(now, words))).chain(lost).collect()
+    }
+
     /// Sectors of a spare failed that serve main.
     fn on_spare_error(&mut self, now: Millis, error: &TargetError, extent: Option<Extent>, next_case: &mut u64) -> Vec<Effect> {
         let Some(extent) = extent.filter(|_| error.class.may_be_medium() && !self.is_stale(error)) else { return Vec::new() };

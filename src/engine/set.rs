@@ -36,6 +36,8 @@ pub struct SetState {
     pub(super) quiet: BTreeMap<(Member, &'static str, &'static str), Millis>,
     /// When a failed flush may start a scrub again.
     pub(super) scrub_due: Option<Millis>,
+    /// When it was last told that a drive failed a flush that its driver repeats.
+    pub(super) flush_told: Option<Millis>,
     pub(super) notes: Notes,
     pub(super) read_errors: BTreeMap<Sector, Millis>,
     pub(super) spent: VecDeque<(Millis, u64)>,
@@ -115,6 +117,7 @@ impl SetState {
             waiting: Vec::new(),
             quiet: BTreeMap::new(),
             scrub_due: None,
+            flush_told: None,
             notes: Notes::default(),
             read_errors: BTreeMap::new(),
             spent: VecDeque::new(),
@@ -239,6 +242,7 @@ impl SetState {
                 }
                 Vec::new()
             }
+            Event::FlushAgain { member, text, .. } => self.flushed_in_vain(now, member, &text),
             Event::Nearby { text, .. } => {
                 self.nearby = Some((now, text));
                 let began = self.storm.count(now, 1, self.policy.storm.errors_per_minute);

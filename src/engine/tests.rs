@@ -76,6 +76,20 @@ fn a_failed_flush_starts_a_scrub_once_an_hour() {
     assert!(scrubs(3_603_000, Op::Flush, ErrorClass::Medium));
 }
 
+#[test]
+fn a_flush_that_is_repeated_is_told_once_an_hour() {
+    let mut engine = engine(Policy::test_balanced());
+    let mut told = |at: u64| {
+        let event = Event::FlushAgain { set: SET, member: Member::Spare(0), text: "kernel: ata1.00: …".into() };
+        let effects = engine.apply(Millis(at), event);
+        let alerts = recorded(&effects).iter().filter(|what| matches!(what, What::Alert { .. })).count();
+        (alerts, effects.contains(&Effect::Scrub { set: SET }))
+    };
+    assert_eq!(told(1_000), (1, true));
+    assert_eq!(told(3_600_000), (0, false));
+    assert_eq!(told(3_601_000), (1, true));
+}
+
 pub(super) fn recorded(effects: &[Effect]) -> Vec<&What> {
     effects.iter().filter_map(|effect| if let Effect::Record(entry) = effect { Some(&entry.what) } else { None }).collect()
 }

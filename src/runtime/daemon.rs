@@ -460,8 +460,13 @@ impl Daemon {
         };
         let port = |disk: &str| Port::of(Path::new("/sys"), disk);
         for (id, serving) in &self.serving {
-            let disks: Vec<&str> = serving.members().map(|(_, member)| member.disk.as_str()).collect();
-            let events = [inputs::concerns(*id, serving, &note), inputs::nearby(*id, &disks, &note, port)];
+            let members: Vec<_> = serving.members().map(|(which, member)| (which, member.disk.as_str())).collect();
+            let disks: Vec<&str> = members.iter().map(|(_, disk)| *disk).collect();
+            let events = [
+                inputs::concerns(*id, serving, &note),
+                inputs::nearby(*id, &disks, &note, port),
+                inputs::flushed_in_vain(*id, &members, &note, port),
+            ];
             for event in events.into_iter().flatten() {
                 self.critical.event(event);
             }

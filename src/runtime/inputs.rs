@@ -157,6 +157,18 @@ pub(super) fn nearby(set: SetId, disks: &[&str], note: &KernelNote, port: impl F
     is_near.then(|| Event::Nearby { set, text: format!("at the same port: {}", note.text) })
 }
 
+/// A flush that a member failed and its driver repeats, where the kernel tells of it: of ATA only. `disks` are the members'.
+pub(super) fn flushed_in_vain(
+    set: SetId,
+    disks: &[(Member, &str)],
+    note: &KernelNote,
+    port: impl Fn(&str) -> Option<Port>,
+) -> Option<Event> {
+    let device = note.device.as_deref().filter(|_| note.is_lost_flush())?;
+    let (member, _) = disks.iter().find(|(_, disk)| port(disk).is_some_and(|port| port.is_called(device)))?;
+    Some(Event::FlushAgain { set, member: *member, text: format!("kernel: {}", note.text) })
+}
+
 fn is_of_the_link(note: &KernelNote) -> bool {
     match note.class {
         // Not offline: a disk that was pulled out says nothing of its neighbours.
@@ -187,6 +199,23 @@ mod tests {
         let (device, text) = (Some(device.to_owned()), text.to_owned());
         let note = KernelNote { at, source, device, sector, block: None, len, op, class, read_ahead: false, text };
         nearby(SetId(uuid::Uuid::nil()), &["sda", "sdb"], &note, port).is_some()
+    }
+
+    #[test]
+    fn a_flush_that_is_repeated_is_of_the_disk_at_the_port() {
+        let told = |device: &str, op: Op| {
+            let (at, source, device, class) = (Millis(0), NoteSource::Ata, Some(device.to_owned()), Some(ErrorClass::Ioerr));
+            let (sector, block, len, op, text) = (None, None, Sectors(0), Some(op), String::new());
+            let note = KernelNote { at, source, device, sector, block, len, op, class, read_ahead: false, text };
+            let disks = [(Member::Main, "nvme0n1"), (Member::Spare(0), "sda")];
+            match flushed_in_vain(SetId(uuid::Uuid::nil()), &disks, &note, port) {
+                Some(Event::FlushAgain { member, .. }) => Some(member),
+                _ => None,
+            }
+        };
+        assert_eq!(told("ata1.00", Op::Flush), Some(Member::Spare(0)));
+        assert_eq!(told("ata2.00", Op::Flush), None);
+        assert_eq!(told("ata1.00", Op::Write), None);
     }
 
     #[test]

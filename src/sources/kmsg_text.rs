@@ -44,6 +44,11 @@ impl KernelNote {
         let KernelNote { op, len, read_ahead, .. } = *self;
         Some(FailedRequest { by, op, class: self.class?, len, read_ahead })
     }
+
+    /// A drive's own error at a flush, which nobody else may hear of: the driver asks again.
+    pub fn is_lost_flush(&self) -> bool {
+        self.source == NoteSource::Ata && self.op == Some(Op::Flush) && self.class.is_some()
+    }
 }
 
 /// Which part of the kernel printed a note.
@@ -257,6 +262,9 @@ fn ata(text: &str) -> Option<Line<'_>> {
     if !number.starts_with(|c: char| c.is_ascii_digit()) || !number.bytes().all(|c| c.is_ascii_digit() || c == b'.') {
         return None;
     }
+    if let Some(line) = ata_flush(device, rest) {
+        return Some(line);
+    }
     let told = ["exception", "failed", "status:", "error:", "link", "reset", "irq_stat", "SError", "disabled", "NCQ"];
     if !told.iter().any(|word| rest.contains(word)) {
         return None;
@@ -271,6 +279,19 @@ fn ata(text: &str) -> Option<Line<'_>> {
         line.op = if command.starts_with("READ") { Some(Op::Read) } else { command.starts_with("WRITE").then_some(Op::Write) };
         line.op = if command.starts_with("FLUSH") { Some(Op::Flush) } else { line.op };
     }
+    Some(line)
+}
+
+/// `ata3.00: cmd e7/00:…  res 41/04:… Emask 0x1 (device error)`: FLUSH CACHE, or `ea`, FLUSH CACHE EXT (`ata_eh_link_report`). With
+/// another mask the link failed, or the drive took too long.
+fn ata_flush<'a>(device: &'a str, rest: &str) -> Option<Line<'a>> {
+    let command = rest.strip_prefix("cmd ")?;
+    let is_flush = command.starts_with("e7/") || command.starts_with("ea/");
+    if !is_flush || !command.contains("Emask 0x1 (device error)") {
+        return None;
+    }
+    let mut line = Line::new(NoteSource::Ata, Some(device), Some(ErrorClass::Ioerr));
+    line.op = Some(Op::Flush);
     Some(line)
 }
 

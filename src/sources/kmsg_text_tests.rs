@@ -43,6 +43,21 @@ fn lines_of_the_drivers_are_evidence() {
 }
 
 #[test]
+fn a_drives_own_error_at_a_flush_is_told_apart() {
+    let line = |command: &str, mask: &str| {
+        let answer = "\\x0a         res 41/04:00:00:00:00/00:00:00:00:00/a0 Emask";
+        note(&format!("ata1.00: cmd {command}/00:00:00:00:00/00:00:00:00:00/a0 tag 17{answer} {mask}"))
+    };
+    for flush in ["e7", "ea"] {
+        let lost = line(flush, "0x1 (device error)").unwrap();
+        assert!(lost.is_lost_flush());
+        assert_eq!(line(flush, "0x4 (timeout)"), None, "it says nothing of what the drive lost");
+    }
+    assert_eq!(line("35", "0x1 (device error)"), None);
+    assert!(!note("ata1.00: failed command: FLUSH CACHE").unwrap().is_lost_flush(), "it does not say why");
+}
+
+#[test]
 fn hidden_lines_are_a_hint() {
     assert_eq!(note("blk_print_req_error: 12 callbacks suppressed").unwrap().source, NoteSource::Suppressed(12));
     assert_eq!(note("net_ratelimit: 12 callbacks suppressed"), None);

@@ -30,8 +30,9 @@ const OTHERS: usize = 8;
 /// Sectors that are read at once where all is well.
 const BATCH: usize = 32;
 
-/// How often a sector that must not be lost is read again.
+/// How often a sector is read again that must not be lost, and one that may be.
 const AGAIN: usize = 40;
+const AGAIN_IF_ALLOWED: usize = 10;
 
 /// Requests that change a disk until the power fails, at most: in a start, and while writers write.
 const IN_START: u64 = 12;
@@ -169,8 +170,13 @@ impl Run {
             }
             for (at, found) in &mut all {
                 // The kernel may have joined the read of a good sector with one that the daemon sent to a dead one beside it.
-                for _ in 0..AGAIN {
-                    if *found == Found::Lost && !oracle.fits(*at, *found) && !is_cut() {
+                let tries = match oracle.fits(*at, *found) {
+                    _ if oracle.holds(*at) == Found::Lost => 0,
+                    true => AGAIN_IF_ALLOWED,
+                    false => AGAIN,
+                };
+                for _ in 0..tries {
+                    if *found == Found::Lost && !is_cut() {
                         thread::sleep(Duration::from_millis(50));
                         read_all(&device, *at..*at + 1, &mut |_, again| *found = again)?;
                     }

@@ -47,7 +47,8 @@ fn what_disks_say_of_themselves_is_read_kept_and_tried() -> Result<()> {
     trial.a_self_test_is_started(&ata)?;
     trial.what_does_not_read_is_told(&ata)?;
     trial.a_trend_turns_bad()?;
-    trial.nonsense_is_refused()
+    trial.nonsense_is_refused()?;
+    trial.a_flush_that_the_driver_repeats_is_told()
 }
 
 impl Trial {
@@ -163,6 +164,26 @@ impl Trial {
         ensure!(status["remaps"] == json!([]) && status["counters"]["read_errors"] == 0, "{status}");
         self.vm.ok(&format!("dd if=/dev/mapper/data of=/dev/null bs=512 skip={GOOD} count=1 iflag=direct status=none"))?;
         println!("{}", self.vm.ok("remap-guardian smart data; remap-guardian history data | tail -n 8")?);
+        Ok(())
+    }
+
+    /// The disk forgets what it could not write, Linux asks again, and the application hears that all is well.
+    fn a_flush_that_the_driver_repeats_is_told(&mut self) -> Result<()> {
+        let block = 5_000;
+        let device = "/dev/mapper/data";
+        self.vm.ok(&format!(
+            "head -c 4096 /dev/urandom >/run/new && dd if=/run/new of={device} bs=4096 seek={block} oflag=direct conv=notrunc status=none"
+        ))?;
+        self.vm.sim("sm-ata").inject(Fault::unwritable(block * 8..block * 8 + 8));
+        self.vm.ok(&format!("sync {device}"))?;
+        let kept =
+            self.vm.run(&format!("dd if={device} bs=4096 skip={block} count=1 iflag=direct status=none | cmp -s - /run/new"))?;
+        ensure!(!kept.success(), "nothing was lost, so there is nothing to tell");
+        let told = self
+            .vm
+            .ok("for i in {1..100}; do remap-guardian history data | grep 'main failed a flush' && exit; sleep 0.3; done
+            remap-guardian history data | tail -n 5; dmesg | tail -n 20; exit 1")?;
+        println!("{told}");
         Ok(())
     }
 

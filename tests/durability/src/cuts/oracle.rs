@@ -161,6 +161,11 @@ impl Oracle {
         self.may_have_moved = self.moved.clone();
     }
 
+    /// What a sector held for sure when last looked at.
+    pub fn holds(&self, at: u64) -> Found {
+        self.sectors[(at - self.first) as usize].holds
+    }
+
     /// Whether a sector may read as this after a cut.
     pub fn fits(&self, at: u64, found: Found) -> bool {
         let sector = &self.sectors[(at - self.first) as usize];
