@@ -108,7 +108,9 @@ impl<'a> Line<'a> {
     }
 }
 
+/// On one line, too: `/dev/kmsg` shows a line break within a record so.
 fn shorten(text: &str) -> String {
+    let text = text.split("\\x0a").map(str::trim).collect::<Vec<_>>().join(", ");
     let mut end = text.len().min(TEXT_BYTES);
     while !text.is_char_boundary(end) {
         end -= 1;

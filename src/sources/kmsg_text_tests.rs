@@ -50,7 +50,11 @@ fn a_drives_own_error_at_a_flush_is_told_apart() {
     };
     for flush in ["e7", "ea"] {
         let lost = line(flush, "0x1 (device error)").unwrap();
-        assert!(lost.is_lost_flush());
+        assert!(
+            lost.is_lost_flush()
+                && lost.text.ends_with("tag 17, res 41/04:00:00:00:00/00:00:00:00:00/a0 Emask 0x1 (device error)"),
+            "{lost:?}"
+        );
         assert_eq!(line(flush, "0x4 (timeout)"), None, "it says nothing of what the drive lost");
     }
     assert_eq!(line("35", "0x1 (device error)"), None);
