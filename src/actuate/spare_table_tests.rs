@@ -454,6 +454,19 @@ fn a_verified_extent_is_zero_and_a_bad_one_is_found() {
     assert_eq!(stuck, Err(crate::actuate::VerifyError::Mismatch(Sector(777))));
 }
 
+#[test]
+fn a_flush_that_fails_for_others_makes_no_extent_bad() {
+    let extent = Extent::new(Sector(100), Sectors(8)).unwrap();
+    let with_errors = |count: usize| {
+        let disk = TestDisk::new(SECTORS);
+        // What is written arrives each time; the error is of something else. The first write is no flush.
+        (1..=count).for_each(|nth| disk.plan(nth, Trouble::Error(u64::MAX)));
+        verify_extent(&disk, extent)
+    };
+    assert_eq!((with_errors(1), with_errors(3)), (Ok(()), Ok(())));
+    assert!(with_errors(4).is_err(), "it fails each time");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Commit { main: u64, spare: u64 },
