@@ -40,9 +40,14 @@ impl Older {
 /// How many remaps of how many sectors, and where on main.
 fn count(ranges: &[Extent]) -> String {
     let sectors: u64 = ranges.iter().map(|range| range.len().0).sum();
+    format!("{} remaps of {sectors} sectors (main {})", ranges.len(), named(ranges))
+}
+
+/// The ranges, the first ones if they are many.
+pub(super) fn named(ranges: &[Extent]) -> String {
     let named: Vec<String> = ranges.iter().take(NAMED).map(ToString::to_string).collect();
     let more = if ranges.len() > NAMED { ", …" } else { "" };
-    format!("{} remaps of {sectors} sectors (main {}{more})", ranges.len(), named.join(", "))
+    named.join(", ") + more
 }
 
 impl fmt::Display for Older {

@@ -106,9 +106,7 @@ impl Prober {
     }
 
     fn write_back(&self, remap: &Remap) -> Result<(), String> {
-        let spare = self.spares.get(usize::from(remap.spare)).ok_or_else(|| format!("there is no spare {}", remap.spare))?;
-        let mut content = vec![0; remap.main.len().bytes() as usize];
-        spare.io.read(remap.at, &mut content).map_err(|error| format!("spare {} does not read there: {error}", remap.spare))?;
+        let content = self.served(remap)?;
         match self.lost(remap, &content).len() {
             0 => {}
             count => {
@@ -124,10 +122,16 @@ impl Prober {
 
     /// The blocks of a remap that its spare remembers as lost, each of one logical block.
     pub fn marks(&self, remap: &Remap) -> Result<Vec<Extent>, String> {
+        let content = self.served(remap)?;
+        Ok(self.lost(remap, &content))
+    }
+
+    /// What a spare serves of main, lost marks as they are.
+    fn served(&self, remap: &Remap) -> Result<Vec<u8>, String> {
         let spare = self.spares.get(usize::from(remap.spare)).ok_or_else(|| format!("there is no spare {}", remap.spare))?;
         let mut content = vec![0; remap.main.len().bytes() as usize];
         spare.io.read(remap.at, &mut content).map_err(|error| format!("spare {} does not read there: {error}", remap.spare))?;
-        Ok(self.lost(remap, &content))
+        Ok(content)
     }
 
     /// The logical blocks of a remap that are lost, by what its spare holds.

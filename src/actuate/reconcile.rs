@@ -2,6 +2,7 @@
 //! that the simulation runs the code that the daemon runs.
 
 use super::SpareTable;
+use super::older;
 use super::steps::{FENCE_MS, OpenSpare};
 use crate::edge::{BlockIo, Fence, FenceId, Target, TargetFault};
 use crate::model::{Extent, Remap, Sector, Sectors, SetDescription, SetName};
@@ -204,11 +205,9 @@ pub(super) fn close_off(target: &dyn Target, ranges: &[Extent], block: u64, end:
 
 /// That ranges were closed off because a spare is older, in words for history.
 pub(super) fn closed_off_words(ranges: &[Extent]) -> String {
-    let named: Vec<String> = ranges.iter().take(8).map(ToString::to_string).collect();
-    let more = if ranges.len() > 8 { ", …" } else { "" };
     format!(
-        "a spare is older than what this machine knows of it, so nobody knows what main sectors {}{more} should say: they are sealed and fail",
-        named.join(", ")
+        "a spare is older than what this machine knows of it, so nobody knows what main sectors {} should say: they are sealed and fail",
+        older::named(ranges)
     )
 }
 

@@ -5,7 +5,7 @@
 
 use super::older::Older;
 use super::salvage::{Refused, write_salvaged};
-use super::steps::OpenSpare;
+use super::steps::{OpenSpare, next_seq};
 use crate::edge::{BlockIo, Served};
 use crate::format::lost_mark;
 use crate::model::{Extent, Remap, RemapFlags, Sector, Sectors, SetDescription};
@@ -41,10 +41,6 @@ pub fn mark_lost(desc: &SetDescription, spares: &mut [OpenSpare], older: &Older,
 pub fn mirror(spares: &mut [OpenSpare]) -> Result<(), String> {
     let mut mirrored = spares.iter_mut().map(|OpenSpare { io, table }| table.mirror(io.as_ref()));
     mirrored.try_for_each(|done| done.map_err(|error| format!("the second copy of a table block: {error}")))
-}
-
-fn next_seq(spares: &[OpenSpare]) -> u64 {
-    spares.iter().map(|spare| spare.table.next_seq()).max().unwrap_or(1)
 }
 
 /// The parts of a range that no record serves; all of it if one serves just it, which is from before it moved and will be replaced.

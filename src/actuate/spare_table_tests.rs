@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::actuate::test_disk::{TestDisk, Trouble};
-use crate::actuate::{NoHeader, format_spare, read_header, verify_extent, wipe_headers, write_headers};
+use crate::actuate::{NoHeader, format_spare, read_header, wipe_headers, write_headers};
 use crate::format::geometry;
 use crate::model::{Identity, Millis, RemapFlags, Secret, Sectors, SetId, SetName};
 use proptest::prelude::*;
@@ -414,57 +414,6 @@ fn one_header_is_enough_and_the_newer_one_counts() {
     assert!(matches!(read_header(&disk), Err(NoHeader::Io(_))));
     wipe_headers(&disk).unwrap();
     assert_eq!(read_header(&disk), Err(NoHeader::NotOurs));
-}
-
-#[test]
-fn a_verified_extent_is_zero_and_a_bad_one_is_found() {
-    struct Sticky(TestDisk, u64);
-    impl BlockIo for Sticky {
-        fn read(&self, at: Sector, buf: &mut [u8]) -> Result<(), IoError> {
-            self.0.read(at, buf)?;
-            if (at.0..at.0 + buf.len() as u64 / 512).contains(&self.1) {
-                buf[(self.1 - at.0) as usize * 512 + 100] |= 1;
-            }
-            Ok(())
-        }
-        fn write(&self, at: Sector, buf: &[u8]) -> Result<(), IoError> {
-            self.0.write(at, buf)
-        }
-        fn write_durable(&self, at: Sector, buf: &[u8]) -> Result<(), IoError> {
-            self.0.write_durable(at, buf)
-        }
-        fn flush(&self) -> Result<(), IoError> {
-            self.0.flush()
-        }
-        fn size(&self) -> Sectors {
-            self.0.size()
-        }
-        fn logical_block(&self) -> u32 {
-            512
-        }
-    }
-    let extent = Extent::new(Sector(100), Sectors(1300)).unwrap();
-    let disk = TestDisk::new(SECTORS);
-    verify_extent(&disk, extent).unwrap();
-    let mut bytes = vec![1; 1302 * 512];
-    disk.read(Sector(99), &mut bytes).unwrap();
-    assert!(bytes[512..1301 * 512].iter().all(|&byte| byte == 0));
-    assert!(bytes[..512].iter().chain(&bytes[1301 * 512..]).all(|&byte| byte == 0x5a), "nothing outside is touched");
-    let stuck = verify_extent(&Sticky(disk, 777), extent);
-    assert_eq!(stuck, Err(crate::actuate::VerifyError::Mismatch(Sector(777))));
-}
-
-#[test]
-fn a_flush_that_fails_for_others_makes_no_extent_bad() {
-    let extent = Extent::new(Sector(100), Sectors(8)).unwrap();
-    let with_errors = |count: usize| {
-        let disk = TestDisk::new(SECTORS);
-        // What is written arrives each time; the error is of something else. The first write is no flush.
-        (1..=count).for_each(|nth| disk.plan(nth, Trouble::Error(u64::MAX)));
-        verify_extent(&disk, extent)
-    };
-    assert_eq!((with_errors(1), with_errors(3)), (Ok(()), Ok(())));
-    assert!(with_errors(4).is_err(), "it fails each time");
 }
 
 #[derive(Clone, Debug)]

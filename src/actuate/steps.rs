@@ -23,6 +23,11 @@ pub struct OpenSpare {
     pub table: SpareTable,
 }
 
+/// The number of the next change of the set's tables: they share one sequence.
+pub(super) fn next_seq(spares: &[OpenSpare]) -> u64 {
+    spares.iter().map(|spare| spare.table.next_seq()).max().unwrap_or(1)
+}
+
 /// Everything needed to cure one set.
 pub struct Actuator {
     target: Box<dyn Target>,
@@ -153,7 +158,7 @@ impl Actuator {
     }
 
     fn commit(&mut self, remap: Remap) -> Outcome {
-        let seq = self.spares.iter().map(|spare| spare.table.next_seq()).max().unwrap_or(1);
+        let seq = next_seq(&self.spares);
         let remap = Remap { seq, ..remap };
         let spare = &mut self.spares[remap.spare as usize];
         let committed = spare.table.commit(spare.io.as_ref(), remap);
@@ -190,7 +195,7 @@ impl Actuator {
                 remap.spare
             ));
         }
-        let seq = self.spares.iter().map(|spare| spare.table.next_seq()).max().unwrap_or(1);
+        let seq = next_seq(&self.spares);
         let OpenSpare { io, table } = &mut self.spares[remap.spare as usize];
         let removed = table.remove(io.as_ref(), remap.main.start(), seq);
         if removed.is_ok() {

@@ -76,8 +76,13 @@ impl SetState {
     /// A drive that could not write what it had in its cache says so at a flush, and not where (S2).
     fn scrub_after(&mut self, now: Millis, error: &TargetError) -> Option<Effect> {
         let lost = error.op == Op::Flush && error.class.may_be_medium();
+        if lost { self.scrub_if_due(now) } else { None }
+    }
+
+    /// Once an hour at most.
+    fn scrub_if_due(&mut self, now: Millis) -> Option<Effect> {
         let due = self.scrub_due.is_none_or(|due| due <= now);
-        (lost && due).then(|| {
+        due.then(|| {
             self.scrub_due = Some(Millis(now.0 + HOUR));
             Effect::Scrub { set: self.id() }
         })
@@ -94,11 +99,8 @@ impl SetState {
             "{member} failed a flush, and its driver asks again: writes that it had acknowledged may be lost without an error to anybody; \
              compare what was written lately with a copy, and replace the disk ({line})"
         );
-        let lost = self.scrub_due.is_none_or(|due| due <= now).then(|| {
-            self.scrub_due = Some(Millis(now.0 + HOUR));
-            Effect::Scrub { set: self.id() }
-        });
-        std::iter::once(Effect::Record(self.alert(now, words))).chain(lost).collect()
+        let scrub = self.scrub_if_due(now);
+        std::iter::once(Effect::Record(self.alert(now, words))).chain(scrub).collect()
     }
 
     /// Sectors of a spare failed that serve main.

@@ -23,10 +23,8 @@ use crate::policy::{Disk, Policies, Policy};
 use crate::sources::fs_error_record::FsRecord;
 use crate::sources::fs_errors::FsError;
 use crate::sources::kmsg::KernelMessage;
-use crate::sources::port::Port;
 use anyhow::Context;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
@@ -458,16 +456,8 @@ impl Daemon {
             tracing::debug!("the kernel had more to tell than it could keep");
             return;
         };
-        let port = |disk: &str| Port::of(Path::new("/sys"), disk);
         for (id, serving) in &self.serving {
-            let members: Vec<_> = serving.members().map(|(which, member)| (which, member.disk.as_str())).collect();
-            let disks: Vec<&str> = members.iter().map(|(_, disk)| *disk).collect();
-            let events = [
-                inputs::concerns(*id, serving, &note),
-                inputs::nearby(*id, &disks, &note, port),
-                inputs::flushed_in_vain(*id, &members, &note, port),
-            ];
-            for event in events.into_iter().flatten() {
+            for event in inputs::heard(*id, serving, &note) {
                 self.critical.event(event);
             }
         }

@@ -13,6 +13,7 @@ use crate::sources::port::Port;
 use crate::sources::udev::DeviceEvent;
 use crate::sources::{fs_errors, kmsg, tracepoint, udev};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc::{self, UnboundedSender};
@@ -123,8 +124,17 @@ async fn watch_devices(loops: Loops, out: UnboundedSender<Input>) {
     }
 }
 
+/// What the kernel told, as far as it is about a set.
+pub(super) fn heard(set: SetId, serving: &Serving, note: &KernelNote) -> impl Iterator<Item = Event> {
+    let port = |disk: &str| Port::of(Path::new("/sys"), disk);
+    let members: Vec<_> = serving.members().map(|(member, device)| (member, device.disk.as_str())).collect();
+    [concerns(set, serving, note), nearby(set, &members, note, port), flushed_in_vain(set, &members, note, port)]
+        .into_iter()
+        .flatten()
+}
+
 /// Whether what the kernel told is about a member of a set; as an event with the sector on main, where it names one.
-pub(super) fn concerns(set: SetId, serving: &Serving, note: &KernelNote) -> Option<Event> {
+fn concerns(set: SetId, serving: &Serving, note: &KernelNote) -> Option<Event> {
     let device = note.device.as_deref()?;
     let (text, failed) = (format!("kernel: {}", note.text), note.failed_request());
     let same = |member: &FoundDevice| device == member.disk || device == member.name;
@@ -143,13 +153,13 @@ pub(super) fn concerns(set: SetId, serving: &Serving, note: &KernelNote) -> Opti
 ///
 /// A member's own errors are in the target's ring. Lines of the log that are rate-limited are no count, so only the tracepoint
 /// and what is told of ATA ports are taken. `disks` are the members', by their kernel names.
-pub(super) fn nearby(set: SetId, disks: &[&str], note: &KernelNote, port: impl Fn(&str) -> Option<Port>) -> Option<Event> {
+fn nearby(set: SetId, disks: &[(Member, &str)], note: &KernelNote, port: impl Fn(&str) -> Option<Port>) -> Option<Event> {
     let device = note.device.as_deref()?;
-    let ports = disks.iter().filter_map(|disk| port(disk));
+    let ports = disks.iter().filter_map(|(_, disk)| port(disk));
     let is_near = match note.source {
         NoteSource::Ata if is_of_the_link(note) => ports.into_iter().any(|port| port.is_called(device)),
         NoteSource::Tracepoint if is_of_the_link(note) => {
-            let other = if disks.contains(&device) { None } else { port(device) };
+            let other = if disks.iter().any(|(_, disk)| *disk == device) { None } else { port(device) };
             other.is_some_and(|other| ports.into_iter().any(|port| port.is_shared_with(&other)))
         }
         _ => false,
@@ -158,7 +168,7 @@ pub(super) fn nearby(set: SetId, disks: &[&str], note: &KernelNote, port: impl F
 }
 
 /// A flush that a member failed and its driver repeats, where the kernel tells of it: of ATA only. `disks` are the members'.
-pub(super) fn flushed_in_vain(
+fn flushed_in_vain(
     set: SetId,
     disks: &[(Member, &str)],
     note: &KernelNote,
@@ -198,7 +208,7 @@ mod tests {
         let (at, sector, len, op) = (Millis(0), Some(Sector(8)), Sectors(8), Some(Op::Read));
         let (device, text) = (Some(device.to_owned()), text.to_owned());
         let note = KernelNote { at, source, device, sector, block: None, len, op, class, read_ahead: false, text };
-        nearby(SetId(uuid::Uuid::nil()), &["sda", "sdb"], &note, port).is_some()
+        nearby(SetId(uuid::Uuid::nil()), &[(Member::Main, "sda"), (Member::Spare(0), "sdb")], &note, port).is_some()
     }
 
     #[test]

@@ -50,6 +50,11 @@ impl Note {
         self.failed.is_none()
     }
 
+    /// Without what tells whose words they are.
+    fn words(&self) -> String {
+        self.text.trim_start_matches(PREFIX).to_owned()
+    }
+
     fn line(&self) -> String {
         match &self.detail {
             Some(detail) => format!("{} ({detail})", self.text),
@@ -82,11 +87,11 @@ impl Notes {
         if note.is_detail() {
             let of = self.0.iter_mut().find(|known| !known.is_detail() && known.sector == note.sector);
             if let Some(known) = of {
-                known.detail.get_or_insert_with(|| note.text.trim_start_matches(PREFIX).to_owned());
+                known.detail.get_or_insert_with(|| note.words());
                 return;
             }
         } else if let Some(at) = self.0.iter().position(|known| known.is_detail() && known.sector == note.sector) {
-            note.detail = self.0.remove(at).map(|detail| detail.text.trim_start_matches(PREFIX).to_owned());
+            note.detail = self.0.remove(at).map(|detail| detail.words());
         }
         if let Some(known) = self.0.iter_mut().find(|known| known.same(&note)) {
             known.at = note.at;
