@@ -49,9 +49,9 @@ soak: stage
 		PLACES=100 STARTS=60 KILLS=6 TORN=100 tests/durability/run $$(($(seed) + n)); \
 	done
 	set -e; for n in 0 1 2 3 4 5 6 7 8 9; do CUTS=50 tests/durability/cuts $$(($(seed) + n)); done
-	RIG_SOAK=1 cargo test -p rig --test filemap --test dm -- --nocapture
-	RIG_SOAK=1 cargo test -p rig --test root --test members -- --nocapture --test-threads=1
-	RIG_SOAK=1 cargo test -p rig --test healing -- --nocapture cures_survive_power_cuts
+	RIG_SOAK=1 cargo test --workspace --test filemap --test dm -- --nocapture
+	RIG_SOAK=1 cargo test --workspace --test root --test members -- --nocapture --test-threads=1
+	RIG_SOAK=1 cargo test --workspace --test healing -- --nocapture cures_survive_power_cuts
 
 bench: stage
 	tests/bench/run

@@ -5,7 +5,7 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 out=$target/durability
 mkdir -p "$out"
 # As for the unit tests, so that nothing is compiled a second time.
-cargo build -q --locked --all-targets -p remap-guardian -p dmfilemapd -p durability
+cargo build -q --locked --workspace --bins
 tree=$(tests/kmod/kernel.sh uml)
 module=$(tests/kmod/uml-module.sh)
 make -s -C tests/kmod out/iotool

@@ -16,7 +16,7 @@ impl Failpoints {
         ensure!(!product.windows(18).any(|text| text == b"remap-guardian.die"), "the product has failpoints");
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let build = Command::new(env!("CARGO"))
-            .args(["build", "--locked", "-p", "remap-guardian", "--features", "failpoints"])
+            .args(["build", "--locked", "--workspace", "--bin", "remap-guardian", "--features", "remap-guardian/failpoints"])
             .current_dir(&workspace)
             .status()?;
         ensure!(build.success(), "the daemon with failpoints cannot be built");

@@ -54,11 +54,11 @@ fn the_root_file_system_heals() -> Result<()> {
     machine.runs_on_it()?;
     machine.heals()?;
     machine.shuts_down_cleanly()?;
-    machine.boots_with_dracut()?;
     if env::var_os("RIG_SOAK").is_some() {
+        machine.boots_with_dracut()?;
         machine.loses_power()?;
     } else {
-        println!("SKIPPED: a power cut, which make soak does");
+        println!("SKIPPED: dracut's initramfs, and a power cut, which make soak does");
     }
     Ok(())
 }
