@@ -1744,13 +1744,14 @@ case_fuzzed_messages() {
 run_cases() {
 	cases=${1:-$(sed -n 's/^case_\([a-z_]*\)() {$/\1/p' "$RG_TESTS/uml-cases.sh")}
 	for c in $cases; do
+		start=$(date +%s)
 		# Not as a condition: that would switch -e off inside.
 		(
 			set -e
 			"case_$c"
 		) >/run/case.log 2>&1
 		if [ $? -eq 0 ]; then
-			echo "ok $c"
+			echo "ok $c ($(($(date +%s) - start)) s)"
 		else
 			echo "FAIL $c"
 			tail -5 /run/case.log | sed 's/^/## /'

@@ -21,6 +21,7 @@ mod disk;
 mod failpoints;
 mod guest;
 pub mod nbd;
+mod prompt;
 pub mod scenario;
 mod vm;
 

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use crate::prompt;
 use remap_guardian::sim::disk::{DiskError, Persist, SECTOR, SimDisk};
 
 mod power;
@@ -62,9 +63,12 @@ impl Server {
             for client in listener.incoming().flatten() {
                 let Some(busy) = busy.upgrade() else { break };
                 let (disk, power) = (disk.clone(), power.clone());
-                thread::spawn(move || match Session::start(client, disk, power, busy).and_then(Session::run) {
-                    Err(e) if !is_hang_up(&e) => eprintln!("nbd: {e}"),
-                    _ => {}
+                thread::spawn(move || {
+                    prompt::this_thread();
+                    match Session::start(client, disk, power, busy).and_then(Session::run) {
+                        Err(e) if !is_hang_up(&e) => eprintln!("nbd: {e}"),
+                        _ => {}
+                    }
                 });
             }
         })?;

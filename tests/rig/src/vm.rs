@@ -19,6 +19,7 @@ use crate::agent::{self, Agent, Output};
 use crate::disk::{Bus, Disk, nbd_blockdev};
 use crate::guest::Guest;
 use crate::nbd::Server;
+use crate::prompt;
 
 /// A guest that does not boot within this time hangs.
 const BOOT: Duration = Duration::from_secs(400);
@@ -273,6 +274,7 @@ impl Vm {
 
     fn start(&mut self) -> Result<()> {
         let qemu = self.qemu()?.spawn().context("qemu-system-x86_64")?;
+        prompt::thread_or_process(&qemu.id().to_string());
         let qemu = KillOnDrop(Some(qemu));
         let agent = Agent::accept(&self.listener, Duration::from_secs(30)).context(self.console_tail(20))?;
         self.running = qemu.keep().map(|qemu| Running { qemu, agent });
@@ -311,7 +313,9 @@ impl Vm {
         // Guests do not outlive this process, however it ends.
         let mut qemu = Command::new("setpriv");
         qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-M", "q35"]);
-        qemu.args(["-smp", "2", "-m", "1024", "-display", "none"]);
+        // How many CPUs, if not two.
+        let cpus = env::var("RIG_CPUS").unwrap_or_else(|_| "2".into());
+        qemu.args(["-smp", &cpus, "-m", "1024", "-display", "none"]);
         qemu.args(accel::args(&self.guest)?);
         match self.config.console {
             Console::Log => {
