@@ -224,3 +224,60 @@ fn neither(a: BadCopy, b: BadCopy) -> NoHeader {
         (a, b) => NoHeader::Damaged { a, b },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actuate::BadCopy;
+    use crate::actuate::spare_table::tests::{description, live, new_spare, open};
+    use crate::actuate::test_disk::{TestDisk, Trouble};
+
+    #[test]
+    fn making_a_spare_is_all_or_nothing() {
+        let count = {
+            let disk = TestDisk::new(description().spares[0].sectors.0);
+            format_spare(&disk, &description(), 0).unwrap();
+            disk.changes()
+        };
+        for step in 0..count {
+            for (mask, seed) in [(0, 1), (0x55, 2), (u64::MAX, 3), (0x0f, 4)] {
+                let disk = TestDisk::new(description().spares[0].sectors.0);
+                disk.plan(step, Trouble::Crash(mask));
+                format_spare(&disk, &description(), 0).unwrap_err();
+                disk.restart(seed);
+                match read_header(&disk) {
+                    Ok(found) => {
+                        assert_eq!(found.header.set, description());
+                        let table = open(&disk);
+                        assert_eq!((live(&table), table.single(), table.check()), (vec![], 0, Ok(())));
+                    }
+                    Err(NoHeader::NotOurs | NoHeader::Unfinished(_) | NoHeader::Damaged { .. }) => assert!(step + 1 < count),
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_header_is_enough_and_the_newer_one_counts() {
+        let (disk, _) = new_spare();
+        let header_b = description().geometry[0].header_b.0;
+        for (sector, at_start) in [(0, true), (header_b, false)] {
+            disk.flip(sector, 300);
+            let found = read_header(&disk).unwrap();
+            assert_eq!((found.bad_a.is_some(), found.bad_b.is_some()), (at_start, !at_start));
+            assert_eq!(found.header.set, description());
+            disk.flip(sector, 300);
+        }
+        disk.plan(1, Trouble::Crash(0));
+        write_headers(&disk, &description(), 0, 2).unwrap_err();
+        disk.restart(0);
+        let found = read_header(&disk).unwrap();
+        assert_eq!((found.header.generation, found.bad_a), (2, Some(BadCopy::Older(1))));
+        disk.spoil(0);
+        disk.spoil(header_b);
+        assert!(matches!(read_header(&disk), Err(NoHeader::Io(_))));
+        wipe_headers(&disk).unwrap();
+        assert_eq!(read_header(&disk), Err(NoHeader::NotOurs));
+    }
+}

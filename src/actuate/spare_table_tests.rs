@@ -1,8 +1,8 @@
 //! Tests of the table on a disk that fails, tears and loses power at every point.
 
 use super::*;
+use crate::actuate::format_spare;
 use crate::actuate::test_disk::{TestDisk, Trouble};
-use crate::actuate::{NoHeader, format_spare, read_header, wipe_headers, write_headers};
 use crate::format::geometry;
 use crate::model::{Identity, Millis, RemapFlags, Secret, Sectors, SetId, SetName};
 use proptest::prelude::*;
@@ -37,7 +37,7 @@ pub fn new_spare() -> (TestDisk, SpareTable) {
     (disk, table)
 }
 
-fn open(disk: &TestDisk) -> SpareTable {
+pub fn open(disk: &TestDisk) -> SpareTable {
     SpareTable::open(disk, &description(), 0).unwrap()
 }
 
@@ -46,7 +46,7 @@ pub fn remap(main_block: u64, spare_block: u64, seq: u64) -> Remap {
     Remap { main, spare: 0, at: Sector(BASE + spare_block * 8), flags: RemapFlags { marked: seq.is_multiple_of(2) }, seq }
 }
 
-fn live(table: &SpareTable) -> Vec<Remap> {
+pub fn live(table: &SpareTable) -> Vec<Remap> {
     table.remaps().copied().collect()
 }
 
@@ -365,55 +365,6 @@ fn contradicting_records_stop_the_table() {
     assert_eq!(table.conflicts().len(), 1);
     assert!(table.check().unwrap_err().contains("contradicts"));
     assert!(table.commit(&disk, remap(5, 5, 3)).is_err());
-}
-
-#[test]
-fn making_a_spare_is_all_or_nothing() {
-    let count = {
-        let disk = TestDisk::new(SECTORS);
-        format_spare(&disk, &description(), 0).unwrap();
-        disk.changes()
-    };
-    for step in 0..count {
-        for (mask, seed) in [(0, 1), (0x55, 2), (u64::MAX, 3), (0x0f, 4)] {
-            let disk = TestDisk::new(SECTORS);
-            disk.plan(step, Trouble::Crash(mask));
-            format_spare(&disk, &description(), 0).unwrap_err();
-            disk.restart(seed);
-            match read_header(&disk) {
-                Ok(found) => {
-                    assert_eq!(found.header.set, description());
-                    let table = open(&disk);
-                    assert_eq!((live(&table), table.single(), table.check()), (vec![], 0, Ok(())));
-                }
-                Err(NoHeader::NotOurs | NoHeader::Unfinished(_) | NoHeader::Damaged { .. }) => assert!(step + 1 < count),
-                Err(other) => panic!("{other:?}"),
-            }
-        }
-    }
-}
-
-#[test]
-fn one_header_is_enough_and_the_newer_one_counts() {
-    let (disk, _) = new_spare();
-    let header_b = description().geometry[0].header_b.0;
-    for (sector, at_start) in [(0, true), (header_b, false)] {
-        disk.flip(sector, 300);
-        let found = read_header(&disk).unwrap();
-        assert_eq!((found.bad_a.is_some(), found.bad_b.is_some()), (at_start, !at_start));
-        assert_eq!(found.header.set, description());
-        disk.flip(sector, 300);
-    }
-    disk.plan(1, Trouble::Crash(0));
-    write_headers(&disk, &description(), 0, 2).unwrap_err();
-    disk.restart(0);
-    let found = read_header(&disk).unwrap();
-    assert_eq!((found.header.generation, found.bad_a), (2, Some(crate::actuate::BadCopy::Older(1))));
-    disk.spoil(0);
-    disk.spoil(header_b);
-    assert!(matches!(read_header(&disk), Err(NoHeader::Io(_))));
-    wipe_headers(&disk).unwrap();
-    assert_eq!(read_header(&disk), Err(NoHeader::NotOurs));
 }
 
 #[derive(Clone, Debug)]

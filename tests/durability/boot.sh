@@ -1,4 +1,4 @@
-# Builds what power cuts need, and boots User Mode Linux with it. Sourced in the root of the tree.
+# Builds what these tests need, and boots User Mode Linux with it. Sourced in the root of the tree.
 # PROGRAM: a remap-guardian, if it is not this tree's. KMOD: the module's source, if it is not this tree's.
 here=$PWD/tests/durability
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")

@@ -10,8 +10,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crate::prompt;
 use remap_guardian::sim::disk::{DiskError, Persist, SECTOR, SimDisk};
+
+use crate::prompt;
 
 mod power;
 

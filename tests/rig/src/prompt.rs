@@ -6,18 +6,17 @@ use std::sync::Once;
 
 /// Lets this thread run before those that emulate CPUs.
 ///
-/// Linux since 6.6 lets a thread that is woken wait until the one that runs has used up its slice, some milliseconds (sched(7),
-/// EEVDF). Each request of a guest wakes two threads one after the other, and two guests beside each other took as long as
-/// one after the other.
+/// Linux since 6.6 lets a thread that is woken wait until the one that runs has used up its slice, some milliseconds
+/// (Documentation/scheduler/sched-eevdf.rst). Each request of a guest wakes two threads one after the other, and two guests
+/// beside each other took as long as one after the other.
 pub(crate) fn this_thread() {
-    let thread = fs::read_link("/proc/thread-self").unwrap_or_default();
-    if let Some(id) = thread.file_name() {
-        thread_or_process(&id.to_string_lossy());
-    }
+    // It leads to `<process>/task/<thread>`.
+    let link = fs::read_link("/proc/thread-self").unwrap_or_default();
+    thread(&link.file_name().unwrap_or_default().to_string_lossy());
 }
 
-/// The same for the main thread of a process, which serves its devices; not for those that it will start.
-pub(crate) fn thread_or_process(id: &str) {
+/// The same for a thread by its number; a process's own is that of its main thread. Not for those that it will start.
+pub(crate) fn thread(id: &str) {
     static TOLD: Once = Once::new();
     let done = Command::new("chrt").args(["--reset-on-fork", "--rr", "--pid", "1", id]).output();
     if !done.is_ok_and(|output| output.status.success()) {

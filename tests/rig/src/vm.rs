@@ -274,7 +274,8 @@ impl Vm {
 
     fn start(&mut self) -> Result<()> {
         let qemu = self.qemu()?.spawn().context("qemu-system-x86_64")?;
-        prompt::thread_or_process(&qemu.id().to_string());
+        // Its main thread serves the guest's devices.
+        prompt::thread(&qemu.id().to_string());
         let qemu = KillOnDrop(Some(qemu));
         let agent = Agent::accept(&self.listener, Duration::from_secs(30)).context(self.console_tail(20))?;
         self.running = qemu.keep().map(|qemu| Running { qemu, agent });
