@@ -53,7 +53,7 @@ static void changed(struct remap_device *rd, u64 fence, u64 start, u64 end)
 {
 	if (fence)
 		remap_fence_end(rd, fence);
-	remap_decide(rd, start, end, V_REDRIVE);
+	remap_decide(rd, start, end, V_REDRIVE, false);
 }
 
 static int add_words(struct message *m, struct remap_entry *e, u64 *fence)

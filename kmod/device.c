@@ -361,7 +361,7 @@ static int pm_event(struct notifier_block *nb, unsigned long what, void *data)
 		WRITE_ONCE(remap_freezing, true);
 		mutex_lock(&remap_devices_lock);
 		list_for_each_entry(rd, &remap_devices, list)
-			remap_decide(rd, 0, U64_MAX, V_RELEASED);
+			remap_decide(rd, 0, U64_MAX, V_RELEASED, false);
 		list_for_each_entry(rd, &remap_devices, list)
 			if (!remap_own_flushes_ended(rd))
 				pr_warn(REMAP_LOG "A flush of the daemon does not end\n");

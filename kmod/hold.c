@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * I/O that waits: held pieces of failed writes, and bios that met the closed
+ * I/O that waits: held pieces of what failed, and bios that met the closed
  * start or a fence. Every wait here has a bound (device.c runs them), and a
  * piece has one decider: whoever takes it off the held list under rd->lock.
  */
@@ -11,6 +11,11 @@ void remap_changed(struct remap_device *rd)
 {
 	/* The change itself first, for who reads this before routing. */
 	smp_store_release(&rd->changes, rd->changes + 1);
+}
+
+static bool is_read(struct remap_io *io)
+{
+	return bio_op(remap_bio(io)) == REQ_OP_READ;
 }
 
 static bool lease_valid(struct remap_device *rd)
@@ -31,8 +36,13 @@ bool remap_may_hold(struct remap_io *io, u8 member, blk_status_t status)
 	if (status != BLK_STS_MEDIUM && status != BLK_STS_IOERR &&
 	    status != BLK_STS_TARGET)
 		return false;
-	if (bio_op(bio) != REQ_OP_WRITE ||
-	    bio->bi_opf & (REQ_FAILFAST_MASK | REQ_RAHEAD))
+	if (bio->bi_opf & (REQ_FAILFAST_MASK | REQ_RAHEAD))
+		return false;
+	/* What a spare serves and does not read, nothing can bring. */
+	if (is_read(io) &&
+	    (member || !READ_ONCE(rt->rd->hold_reads)))
+		return false;
+	if (bio_op(bio) != REQ_OP_WRITE && !is_read(io))
 		return false;
 	if (io->narrow)
 		return time_before(jiffies, io->deadline);
@@ -48,6 +58,8 @@ enum hold remap_hold(struct remap_piece *p, u64 seen)
 {
 	struct remap_io *io = p->io;
 	struct remap_device *rd = io->rt->rd;
+	/* Reads leave writes their half: a write has nobody else to ask. */
+	u32 part = is_read(io) ? 2 : 1;
 	enum hold r;
 
 	spin_lock_irq(&rd->lock);
@@ -55,8 +67,8 @@ enum hold remap_hold(struct remap_piece *p, u64 seen)
 		r = HOLD_REQUEUE;
 	} else if (io->rt->dead || !lease_valid(rd) || READ_ONCE(remap_freezing) ||
 		   time_after_eq(jiffies, io->deadline) ||
-		   rd->held_pieces >= REMAP_HELD_PIECES ||
-		   rd->held_bytes + p->iter.bi_size > REMAP_HELD_BYTES) {
+		   rd->held_pieces >= REMAP_HELD_PIECES / part ||
+		   rd->held_bytes + p->iter.bi_size > REMAP_HELD_BYTES / part) {
 		r = HOLD_NO;
 	} else if (rd->changes != seen) {
 		r = HOLD_AGAIN;
@@ -88,8 +100,8 @@ static void take(struct remap_device *rd, struct remap_piece *p, enum verdict v)
 }
 
 /* rd->lock held. Decide all held pieces that overlap the range. */
-unsigned int remap_decide_locked(struct remap_device *rd, u64 start, u64 end,
-				 enum verdict v)
+static unsigned int decide_locked(struct remap_device *rd, u64 start, u64 end,
+				  enum verdict v, bool only_reads)
 {
 	struct remap_piece *p, *tmp;
 	unsigned int n = 0;
@@ -97,6 +109,8 @@ unsigned int remap_decide_locked(struct remap_device *rd, u64 start, u64 end,
 	list_for_each_entry_safe(p, tmp, &rd->held, list) {
 		u64 at = p->iter.bi_sector;
 
+		if (only_reads && !is_read(p->io))
+			continue;
 		if (at < end && start < at + iter_len(&p->iter)) {
 			take(rd, p, v);
 			n++;
@@ -105,15 +119,21 @@ unsigned int remap_decide_locked(struct remap_device *rd, u64 start, u64 end,
 	return n;
 }
 
+unsigned int remap_decide_locked(struct remap_device *rd, u64 start, u64 end,
+				 enum verdict v)
+{
+	return decide_locked(rd, start, end, v, false);
+}
+
 unsigned int remap_decide(struct remap_device *rd, u64 start, u64 end,
-			  enum verdict v)
+			  enum verdict v, bool only_reads)
 {
 	unsigned int n;
 
 	spin_lock_irq(&rd->lock);
 	if (v == V_REDRIVE)
 		remap_changed(rd);
-	n = remap_decide_locked(rd, start, end, v);
+	n = decide_locked(rd, start, end, v, only_reads);
 	spin_unlock_irq(&rd->lock);
 	return n;
 }

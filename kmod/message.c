@@ -77,12 +77,16 @@ static int clear_stats(struct message *m)
 static int lease(struct message *m)
 {
 	struct remap_device *rd = m->rt->rd;
+	bool reads = m->argc > 2;
 	u64 ms;
 	int r = remap_parse_range(m->argv[1], 0, REMAP_MAX_LEASE_MS, &ms);
 
 	if (r)
 		return r;
+	if (reads && strcmp(m->argv[2], "reads"))
+		return -EINVAL;
 	spin_lock_irq(&rd->lock);
+	WRITE_ONCE(rd->hold_reads, reads);
 	WRITE_ONCE(rd->lease_until, jiffies + msecs_to_jiffies(ms));
 	WRITE_ONCE(rd->lease, ms != 0);
 	if (!ms)
@@ -209,6 +213,8 @@ static int decide(struct message *m)
 	u64 start, len;
 	int r;
 
+	if (m->argc > 3 && (retry || strcmp(m->argv[3], "reads")))
+		return -EINVAL;
 	r = remap_parse_u64(m->argv[1], &start);
 	if (!r)
 		r = remap_parse_u64(m->argv[2], &len);
@@ -218,7 +224,8 @@ static int decide(struct message *m)
 		return r;
 	return remap_reply(m, "%u\n",
 			   remap_decide(m->rt->rd, start, start + len,
-					retry ? V_REDRIVE : V_RELEASED));
+					retry ? V_REDRIVE : V_RELEASED,
+					m->argc > 3));
 }
 
 static int run_command(struct message *m, bool owner);
@@ -293,7 +300,7 @@ static const struct command {
 	{ "clear_all", 1, 1, 1, CHANGE, REPLY_ROOM, remap_clear },
 	{ "load", 2, 2, 0, OWNER, 0, remap_load },
 	{ "ready", 3, 3, 0, OWNER, 0, remap_ready },
-	{ "lease", 2, 2, 0, OWNER, 0, lease },
+	{ "lease", 2, 3, 0, OWNER, 0, lease },
 	{ "secret", 2, 2, 0, OWNER, 0, secret },
 	{ "fence", 4, 4, 0, OWNER, REPLY_ROOM, fence },
 	{ "seal", 2, 2, 0, OWNER, 0, seal },
@@ -301,7 +308,7 @@ static const struct command {
 	{ "watch", 4, 4, 0, OWNER, REPLY_ROOM, watch },
 	{ "unwatch", 2, 2, 0, OWNER, 0, unwatch },
 	{ "retry", 3, 3, 0, OWNER, REPLY_ROOM, decide },
-	{ "release", 3, 3, 0, OWNER, REPLY_ROOM, decide },
+	{ "release", 3, 4, 0, OWNER, REPLY_ROOM, decide },
 	{ "flush", 3, 3, 0, OWNER, 0, flush },
 	{ "ack_flush", 1, 1, 0, OWNER, 0, ack_flush },
 	{ "own", 3, 3, 0, CLAIM, 0, own },

@@ -51,6 +51,8 @@
 #define REMAP_FREEZE_MS		10000
 #define REMAP_HELD_PIECES	1024
 #define REMAP_HELD_BYTES	(16 << 20)
+/* At once; of the workers of the slow path, of which there are twice as many. */
+#define REMAP_NARROW_READS	16
 #define REMAP_SLOW_ACTIVE	32
 #define REMAP_BOUNCE_ORDER	4
 #define REMAP_BOUNCE_BYTES	(PAGE_SIZE << REMAP_BOUNCE_ORDER)
@@ -174,9 +176,11 @@ struct remap_device {
 	struct list_head held;
 	unsigned int held_pieces;
 	u64 held_bytes;
+	atomic_t narrow_reads;
 	u64 changes;		/* bumped by all that may make a held piece succeed */
 	bool no_new_holds;
 	bool lease;
+	bool hold_reads;	/* the lease is for reads, too */
 	unsigned long lease_until;
 	bool has_key;
 	u8 key[REMAP_KEY_SIZE];
@@ -241,7 +245,7 @@ struct remap_io {
 	unsigned long deadline;	/* of narrowing and holding, once narrow */
 	unsigned int pieces;	/* held or todo, under rd->lock */
 	bool running;		/* the work is queued or runs, under rd->lock */
-	bool narrow;		/* a write that failed: block by block */
+	bool narrow;		/* it failed: block by block */
 	bool requeue;		/* to be handed back to device-mapper */
 	blk_status_t first;	/* why it is narrow */
 	blk_status_t status;
@@ -249,7 +253,7 @@ struct remap_io {
 
 enum verdict { V_REDRIVE, V_EXPIRED, V_RELEASED, V_REQUEUE };
 
-/* A part of a failed write, at most one physical block, that waits for a cure. */
+/* A part of what failed, at most one physical block, that waits for a cure. */
 struct remap_piece {
 	struct list_head list;
 	struct remap_io *io;
@@ -367,7 +371,7 @@ enum hold remap_hold(struct remap_piece *p, u64 seen);
 void remap_changed(struct remap_device *rd);
 void remap_drop_pieces(struct remap_io *io);
 unsigned int remap_decide(struct remap_device *rd, u64 start, u64 end,
-			  enum verdict v);
+			  enum verdict v, bool only_reads);
 unsigned int remap_decide_locked(struct remap_device *rd, u64 start, u64 end,
 				 enum verdict v);
 bool remap_hold_bounds(struct remap_device *rd, unsigned long *next);
@@ -395,7 +399,7 @@ void remap_drive(struct remap_io *io, const struct bvec_iter *iter,
 /* slow.c */
 void remap_slow_start(struct remap_io *io);
 void remap_slow_prepare(struct remap_io *io);
-void remap_narrow(struct remap_io *io, blk_status_t why);
+bool remap_narrow(struct remap_io *io, blk_status_t why);
 void remap_io_complete(struct remap_io *io, blk_status_t status);
 
 /* ring.c */

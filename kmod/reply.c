@@ -29,7 +29,7 @@ static unsigned int help_text(struct remap_target *rt, char *result,
 	if (rt->managed)
 		DMEMIT("  own               - own <instance> <token>\n"
 		       "  as                - as <instance> <token> <message>\n"
-		       "  lease             - lease <ms>\n"
+		       "  lease             - lease <ms> [reads]\n"
 		       "  secret            - secret <key>\n"
 		       "  load              - load <main>:<spare>:<len>:<index>:<flags>[,...]\n"
 		       "  ready             - ready <count> <checksum>\n"
@@ -39,7 +39,7 @@ static unsigned int help_text(struct remap_target *rt, char *result,
 		       "  watch             - watch <start> <len> <ms>\n"
 		       "  unwatch           - unwatch <id>\n"
 		       "  retry             - retry <start> <len>\n"
-		       "  release           - release <start> <len>\n"
+		       "  release           - release <start> <len> [reads]\n"
 		       "  flush             - flush begin|done|failed <n>\n"
 		       "  ack_flush         - A failed flush has been seen\n");
 	return sz;

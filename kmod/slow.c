@@ -31,16 +31,35 @@ void remap_slow_start(struct remap_io *io)
 	queue_work(io->rt->rd->slow_wq, &io->work);
 }
 
-/* From now on block by block, and with a deadline. */
-void remap_narrow(struct remap_io *io, blk_status_t why)
+/*
+ * From now on block by block, and with a deadline. False: so many reads do that
+ * already that they would keep failed writes from the workers. Any context.
+ */
+bool remap_narrow(struct remap_io *io, blk_status_t why)
 {
+	atomic_t *reads = &io->rt->rd->narrow_reads;
+
+	if (bio_op(remap_bio(io)) == REQ_OP_READ &&
+	    atomic_inc_return(reads) > REMAP_NARROW_READS) {
+		atomic_dec(reads);
+		return false;
+	}
 	io->narrow = true;
 	io->first = why;
 	io->deadline = jiffies + msecs_to_jiffies(io->rt->hold_ms);
 	if (READ_ONCE(remap_debug))
-		DMINFO("narrowing write %llu+%llu, status %u",
+		DMINFO("narrowing %s %llu+%llu, status %u",
+		       bio_op(remap_bio(io)) == REQ_OP_READ ? "read" : "write",
 		       (u64)io->iter.bi_sector, iter_len(&io->iter),
 		       (__force u8)why);
+	return true;
+}
+
+static void end_narrow(struct remap_io *io)
+{
+	if (io->narrow && bio_op(remap_bio(io)) == REQ_OP_READ)
+		atomic_dec(&io->rt->rd->narrow_reads);
+	io->narrow = false;
 }
 
 void remap_io_complete(struct remap_io *io, blk_status_t status)
@@ -153,10 +172,11 @@ static void rest_failed(struct remap_io *io, const struct remap_step *s)
 	} else if (!remap_may_hold(io, s->member, s->status)) {
 		record_step(io, KIND_FAILED, io->rest.bi_sector, s, s->status);
 		give_up(io, s->status);
-	} else if (!io->narrow) {
-		remap_narrow(io, s->status);
-	} else {
+	} else if (io->narrow) {
 		hold_rest(io, s, s->status, true);
+	} else if (!remap_narrow(io, s->status)) {
+		record_step(io, KIND_FAILED, io->rest.bi_sector, s, s->status);
+		give_up(io, s->status);
 	}
 }
 
@@ -208,6 +228,9 @@ static void fail_piece(struct remap_io *io, struct remap_piece *p,
 		     p->iter.bi_sector, p->sector, iter_len(&p->iter), p->status);
 	note_error(io, p->status);
 	free_piece(io, p);
+	/* A part of a write is worth bringing home; a read has failed as a whole. */
+	if (bio_op(remap_bio(io)) == REQ_OP_READ)
+		give_up(io, io->status);
 }
 
 /* A redriven piece cannot go on now. True: try it again at once. */
@@ -256,6 +279,11 @@ static void redrive(struct remap_io *io, struct remap_piece *p)
 			sector = s.sector;
 		if (s.route == ROUTE_FAIL) {
 			fail_piece(io, p, KIND_EXPIRED);
+			return;
+		}
+		if (s.lost) {
+			/* Cured, and its content is not there: no error of the spare's. */
+			fail_piece(io, p, KIND_RELEASED);
 			return;
 		}
 		if (s.route == ROUTE_GO && !s.status)
@@ -335,6 +363,8 @@ static void slow_work(struct work_struct *work)
 		case SETTLED:
 			break;
 		}
+		/* The device may go with the last of its I/O. */
+		end_narrow(io);
 		if (!io->requeue) {
 			if (!io->status)
 				remap_succeeded(io->rt->rd);
@@ -347,7 +377,6 @@ static void slow_work(struct work_struct *work)
 		}
 		/* The suspend was interrupted: all of it once more, here. */
 		io->rest = io->iter;
-		io->narrow = false;
 		io->requeue = false;
 		io->status = BLK_STS_OK;
 	}

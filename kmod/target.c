@@ -13,7 +13,7 @@
 
 bool remap_debug;
 module_param_named(debug, remap_debug, bool, 0644);
-MODULE_PARM_DESC(debug, "Log each failed write that is narrowed");
+MODULE_PARM_DESC(debug, "Log each failed write or read that is narrowed");
 
 unsigned int remap_initial_buckets = REMAP_MIN_BUCKETS;
 
@@ -121,9 +121,8 @@ static int direct_failed(struct remap_io *io, struct bio *bio, blk_status_t stat
 	struct remap_device *rd = io->rt->rd;
 
 	remap_slow_prepare(io);
-	if (remap_may_hold(io, io->member, status)) {
+	if (remap_may_hold(io, io->member, status) && remap_narrow(io, status)) {
 		remap_route_done(rd, io->epoch);
-		remap_narrow(io, status);
 		remap_slow_start(io);
 		return DM_ENDIO_INCOMPLETE;
 	}

@@ -137,8 +137,8 @@ pub trait Target: Send {
     fn dump(&self) -> Result<Vec<Remap>, TargetFault>;
     /// All fences.
     fn fences(&self) -> Result<Vec<Fence>, TargetFault>;
-    /// Holding is allowed for the next `ms`.
-    fn lease(&self, ms: u64) -> Result<(), TargetFault>;
+    /// Holding of failed writes, and of failed reads if `reads`, is allowed for the next `ms`.
+    fn lease(&self, ms: u64, reads: bool) -> Result<(), TargetFault>;
     /// Key of the lost marks.
     fn secret(&self, secret: &Secret) -> Result<(), TargetFault>;
     /// Stops new I/O to a range.
@@ -167,8 +167,10 @@ pub trait Target: Send {
     fn ready(&self, remaps: &[Remap]) -> Result<(), TargetFault>;
     /// Tries held writes in a range again; returns how many pieces.
     fn retry(&self, extent: Extent) -> Result<u64, TargetFault>;
-    /// Gives held writes in a range their error; returns how many pieces.
+    /// Gives held I/O in a range its error; returns how many pieces.
     fn release(&self, extent: Extent) -> Result<u64, TargetFault>;
+    /// The same for reads alone: a write may wait for the same sectors, and for another answer.
+    fn release_reads(&self, extent: Extent) -> Result<u64, TargetFault>;
     /// A member is about to be flushed past the target. `n` is its number, which tells apart what goes on at the same time: see
     /// `actuate::announced::number`.
     fn flush_begin(&self, n: u8) -> Result<(), TargetFault>;

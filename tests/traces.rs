@@ -96,7 +96,7 @@ fn what_is_broken_is_named() {
             assert!(err.contains(word), "{word}: {err}");
         }
     };
-    check(good.replace(r#""version":1"#, r#""version":4"#), &["t.jsonl", "form 4", "next:"]);
+    check(good.replace(r#""version":1"#, r#""version":5"#), &["t.jsonl", "form 5", "next:"]);
     let lines: Vec<&str> = good.lines().collect();
     check(format!("{}\n{}\nnonsense\n", lines[0], lines[1]), &["line 3", "t.jsonl"]);
     check(format!("{}\n{}\n{{\"lost\":17}}\n", lines[0], lines[1]), &["line 3", "17 lines are missing", "next:"]);

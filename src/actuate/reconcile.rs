@@ -78,10 +78,10 @@ pub fn load(target: &dyn Target, desc: &SetDescription, truth: Truth) -> Result<
     Ok(loaded)
 }
 
-/// Tries again what waits since before we came, which reports it anew.
+/// Tries again what waits since before we came, which reports it anew. Reads, too, whatever the policy: it is answered in any case.
 pub fn try_held_again(target: &dyn Target, desc: &SetDescription) -> Result<(), String> {
     let whole = Extent::new(Sector(0), desc.main.sectors).map_err(|error| error.to_string())?;
-    target.lease(FIRST_LEASE_MS).and_then(|()| target.retry(whole)).map(drop).map_err(text)
+    target.lease(FIRST_LEASE_MS, true).and_then(|()| target.retry(whole)).map(drop).map_err(text)
 }
 
 /// Adds what the kernel does not have and lifts what an earlier run left.

@@ -63,7 +63,7 @@ impl Target for FakeTarget {
     fn fences(&self) -> Result<Vec<Fence>, TargetFault> {
         Ok(self.0.lock().unwrap().fences.clone())
     }
-    fn lease(&self, _ms: u64) -> Result<(), TargetFault> {
+    fn lease(&self, _ms: u64, _reads: bool) -> Result<(), TargetFault> {
         Ok(())
     }
     fn secret(&self, _secret: &Secret) -> Result<(), TargetFault> {
@@ -104,6 +104,9 @@ impl Target for FakeTarget {
         Ok(())
     }
     fn retry(&self, _extent: Extent) -> Result<u64, TargetFault> {
+        Ok(0)
+    }
+    fn release_reads(&self, _extent: Extent) -> Result<u64, TargetFault> {
         Ok(0)
     }
     fn flush_begin(&self, _n: u8) -> Result<(), TargetFault> {

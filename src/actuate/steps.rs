@@ -97,9 +97,14 @@ impl Actuator {
         }
     }
 
-    /// Tries held writes again that a remap covers by now.
+    /// Tries held I/O again; returns how many pieces.
     pub fn retry(&self, extent: Extent) -> Result<u64, TargetFault> {
         self.target.retry(extent)
+    }
+
+    /// Gives held reads their error; returns how many pieces.
+    pub fn release_reads(&self, extent: Extent) -> Result<u64, TargetFault> {
+        self.target.release_reads(extent)
     }
 
     /// Copies what can be read of the fenced range to the spare, marks the rest lost, and flushes.

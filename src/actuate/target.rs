@@ -210,8 +210,18 @@ impl Target for DmTarget {
         Ok(text::parse_fences(&self.send("fences", "fences")?)?)
     }
 
-    fn lease(&self, ms: u64) -> Result<(), TargetFault> {
-        self.command("lease", &format!("lease {ms}")).map(drop)
+    fn lease(&self, ms: u64, reads: bool) -> Result<(), TargetFault> {
+        let lease = |reads: &str| self.command("lease", &format!("lease {ms}{reads}")).map(drop);
+        match lease(if reads { " reads" } else { "" }) {
+            // A module from before an upgrade. Writes must not pay for that.
+            Err(TargetFault::Other(refusal)) if reads => {
+                lease("")?;
+                static TOLD: std::sync::Once = std::sync::Once::new();
+                TOLD.call_once(|| tracing::warn!(%refusal, "the kernel module is older than this daemon: reads are not held until it is loaded anew"));
+                Ok(())
+            }
+            answer => answer,
+        }
     }
 
     fn secret(&self, secret: &Secret) -> Result<(), TargetFault> {
@@ -260,6 +270,11 @@ impl Target for DmTarget {
 
     fn release(&self, extent: Extent) -> Result<u64, TargetFault> {
         let reply = self.command("release", &format!("release {} {}", extent.start(), extent.len()))?;
+        Ok(text::parse_count("release", &reply)?)
+    }
+
+    fn release_reads(&self, extent: Extent) -> Result<u64, TargetFault> {
+        let reply = self.command("release", &format!("release {} {} reads", extent.start(), extent.len()))?;
         Ok(text::parse_count("release", &reply)?)
     }
 

@@ -142,8 +142,7 @@ fn show_one(set: &SetReport, out: &mut impl Write) -> std::io::Result<()> {
         rows.add_row([format!("  space {index}"), format!("{words}{forecast}")]);
     }
     if let Some(target) = &set.target {
-        let words =
-            format!("{}, {} remaps, {} errors, {} writes waiting", target.state, target.remaps, target.errors, target.held);
+        let words = format!("{}, {} remaps, {} errors, {} held", target.state, target.remaps, target.errors, target.held);
         rows.add_row(["  kernel".to_string(), words]);
     }
     if let Some(scrub) = &set.scrub {

@@ -160,6 +160,8 @@ pub struct Case {
     pub failure: Option<String>,
     /// When an effect that can be repeated was last tried.
     pub tried_at: Millis,
+    /// History has it already, from a minute ago at most.
+    pub told: bool,
 }
 
 impl Case {

@@ -139,7 +139,8 @@ impl SetState {
             }
         };
         let (fence, saved, lost, tried_at) = (None, Sectors(0), Vec::new(), now);
-        let case = Case { id, fault, decision, stage, remap, from, fence, saved, lost, failure, tried_at };
+        let told = false;
+        let case = Case { id, fault, decision, stage, remap, from, fence, saved, lost, failure, tried_at, told };
         self.cases.insert(id, case);
         Effect::Step { set: self.id(), case: id, step }
     }
@@ -161,7 +162,8 @@ impl SetState {
             }
             Next::End => {
                 let unread = self.unread(now, &case);
-                let mut effects = self.end(now, case);
+                let mut effects = self.answer_reads(now, &case, &unread);
+                effects.extend(self.end(now, case));
                 effects.extend(unread.into_iter().flat_map(|fault| self.on_held(now, fault, next_case)));
                 effects.extend(self.start_waiting(now, next_case));
                 effects.extend(self.start_returning(now, next_case));
@@ -175,19 +177,20 @@ impl SetState {
     /// What a look at main came to, where the policy moves blocks that do not read, or did not at first.
     fn unread(&self, now: Millis, case: &Case) -> Vec<Fault> {
         let action = self.policy.read_error.action;
-        if case.stage != Stage::Probing || !action.moves() {
+        if case.stage != Stage::Probing || !action.moves() || case.failure.is_some() {
             return Vec::new();
         }
         let (block, size) = (self.desc.block(), self.desc.main.sectors);
         let sector = |at: &Sector| Extent::new(*at, Sectors(1)).ok().and_then(|sector| whole_blocks(sector, block, size));
         let mut blocks: Vec<Extent> = case.lost.iter().filter_map(sector).collect();
+        let held = case.fault.held && !blocks.is_empty();
         // All of it reads by now. Only a medium error says that it may not the next time.
         if blocks.is_empty() && action == Action::Rewrite && case.fault.class == ErrorClass::Medium {
             blocks.extend(whole_blocks(case.fault.extent, block, size));
         }
         blocks.dedup();
         // Of class “ioerr”: it must still be shown that main works elsewhere.
-        let fault = |extent| Fault { op: Op::Read, extent, class: ErrorClass::Ioerr, at: now, ..case.fault.clone() };
+        let fault = |extent| Fault { op: Op::Read, extent, held, class: ErrorClass::Ioerr, at: now, ..case.fault.clone() };
         blocks.into_iter().map(fault).collect()
     }
 
@@ -231,13 +234,16 @@ impl SetState {
                 if let Some(by) = finder(&case.decision.rule) {
                     return vec![Effect::Record(self.found_entry(now, &case, by))];
                 }
+                if case.told && case.lost.is_empty() && case.failure.is_none() {
+                    return Vec::new();
+                }
                 let failed = Failed { error: read_error(&case), count: 1, extent: Some(case.fault.extent) };
                 vec![Effect::Record(self.error_entry(now, &failed, case.lost))]
             }
             (Stage::Mapping, Some(remap)) => {
                 if case.fault.late {
                     self.counters.given_up += 1;
-                    evidence.push("too late for the write that started it: it had got its error".into());
+                    evidence.push("too late for what waited: it had got its error".into());
                 } else {
                     self.counters.cured += 1;
                 }
@@ -345,7 +351,10 @@ fn next_step(case: &mut Case, outcome: Outcome, now: Millis) -> Next {
             case.lost = unreadable;
             Next::End
         }
-        (Stage::Probing, ..) => Next::End,
+        (Stage::Probing, outcome, ..) => {
+            case.failure = Some(format!("they could not be tried again: {outcome:?}"));
+            Next::End
+        }
         (_, Outcome::Failed(reason), ..) => give_up(case, reason),
         (_, outcome, ..) => give_up(case, format!("unexpected answer: {outcome:?}")),
     }

@@ -4,6 +4,8 @@
 mod case;
 mod cure;
 mod observe;
+#[cfg(test)]
+mod read_hold_tests;
 mod relocate;
 mod set;
 mod snapshot;
@@ -218,7 +220,7 @@ pub enum Effect {
         /// The step.
         step: Step,
     },
-    /// Find out which sectors of a range of main do not read. No application waits for it. Answer: `Event::Done` with `Probed`.
+    /// Find out which sectors of a range of main do not read; a read may wait for that, no write does. Answer: `Event::Done` with `Probed`.
     Probe {
         /// The set.
         set: SetId,
@@ -289,8 +291,15 @@ pub enum Effect {
         /// The extent.
         extent: Extent,
     },
-    /// Held writes in the range belong on their remap already: try them again.
+    /// Held I/O in the range has another chance: it belongs on a remap by now, or its sectors read again.
     Retry {
+        /// The set.
+        set: SetId,
+        /// The range.
+        extent: Extent,
+    },
+    /// Held reads in the range cannot be helped: they get their error.
+    ReleaseReads {
         /// The set.
         set: SetId,
         /// The range.

@@ -5,10 +5,39 @@ use super::Part;
 use super::case::{Case, CaseId, Stage};
 use super::set::{HOUR, SetState};
 use crate::model::*;
+use crate::plan::pieces;
 use crate::triage::{Failed, is_unreadable, whole_blocks};
 
 /// A read error on the same sectors is written to history at most this often, ms.
 const READ_ERROR_QUIET_MS: u64 = 60_000;
+
+/// So often in that time a block is tried again for reads that wait: a disk that reads now and then must not be tried all day.
+const LOOKS: u8 = 3;
+
+/// With so many looks to come a read would wait for its bound, and for nothing.
+const PROBES: usize = 4;
+
+/// How often a block was tried again for reads that waited.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Looks {
+    /// The first time.
+    pub since: Millis,
+    pub count: u8,
+}
+
+impl Looks {
+    fn is_fresh(self, now: Millis) -> bool {
+        now.0 < self.since.0 + READ_ERROR_QUIET_MS
+    }
+}
+
+fn recorded() -> Decision {
+    Decision {
+        action: Action::Observe,
+        rule: "read_error".into(),
+        reason: "a failed read is recorded; what does not read heals when it is next written".into(),
+    }
+}
 
 /// Errors of one kind that say nothing about the medium are written to history at most this often, ms.
 const STORM_QUIET_MS: u64 = 10_000;
@@ -65,12 +94,80 @@ impl SetState {
         if quiet {
             return Vec::new();
         }
-        let decision = Decision {
-            action: Action::Observe,
-            rule: "read_error".into(),
-            reason: "a failed read is recorded; the sectors heal when they are next written".into(),
+        self.look_closer(now, self.fault(Member::Main, Op::Read, extent, failed.error.class, now), recorded(), false, next_case)
+    }
+
+    /// An application's read waits. What another look may show to read is looked at; what has been shown not to gets its error.
+    pub(super) fn on_held_read(&mut self, now: Millis, fault: &Fault, next_case: &mut u64) -> Vec<Effect> {
+        let (set, block) = (self.id(), self.desc.block());
+        let (mut effects, mut never) = (Vec::new(), Vec::new());
+        // Which blocks to look at, and whether they were lately.
+        let mut parts: [Vec<Extent>; 2] = Default::default();
+        self.looks.retain(|_, looks| looks.is_fresh(now));
+        let probes = self.cases.values().filter(|case| case.stage == Stage::Probing).count();
+        // Whoever is about to move a block tries again what waits there, or gives it its error.
+        for part in self.new_parts(fault, &mut effects) {
+            for piece in pieces(part, block, block) {
+                let of = |case: &&mut Case| case.stage == Stage::Probing && case.fault.extent.overlaps(&piece);
+                if let Some(case) = self.cases.values_mut().find(of) {
+                    case.fault.held = true;
+                    continue;
+                }
+                let looks = self.looks.entry(piece.start()).or_insert(Looks { since: now, count: 0 });
+                if looks.count >= LOOKS || probes >= PROBES || self.storm.errors() > 0 {
+                    piece.add_to(&mut never);
+                    continue;
+                }
+                piece.add_to(&mut parts[usize::from(looks.count > 0)]);
+                looks.count += 1;
+            }
+        }
+        effects.extend(never.into_iter().map(|extent| Effect::ReleaseReads { set, extent }));
+        for (told, parts) in [false, true].into_iter().zip(parts) {
+            for extent in parts {
+                effects.extend(self.look_closer(now, Fault { extent, ..fault.clone() }, recorded(), told, next_case));
+            }
+        }
+        effects
+    }
+
+    /// What waits for a look at main that has ended: what reads is read again, what does not gets its error. What does not and is about
+    /// to be moved goes on waiting.
+    pub(super) fn answer_reads(&mut self, now: Millis, case: &Case, moving: &[Fault]) -> Vec<Effect> {
+        let (set, block) = (self.id(), self.desc.block());
+        let whole = whole_blocks(case.fault.extent, block, self.desc.main.sectors);
+        let Some(whole) = whole.filter(|_| case.stage == Stage::Probing && case.fault.held) else { return Vec::new() };
+        let (mut again, mut never): (Vec<Extent>, Vec<Extent>) = Default::default();
+        let moves = |piece: &Extent| {
+            moving.iter().any(|fault| fault.extent.overlaps(piece)) || self.cases.values().any(|case| case.cures(piece))
         };
-        self.look_closer(now, extent, failed.error.class, decision, next_case)
+        let mut shown = Vec::new();
+        for piece in pieces(whole, block, block) {
+            if case.failure.is_none() && !case.lost.iter().any(|sector| piece.contains(*sector)) {
+                piece.add_to(&mut again);
+            } else if !moves(&piece) {
+                shown.push((piece.start(), Looks { since: now, count: LOOKS }));
+                piece.add_to(&mut never);
+            }
+        }
+        self.looks.extend(shown);
+        let never = never.into_iter().map(|extent| Effect::ReleaseReads { set, extent });
+        never.chain(again.into_iter().map(|extent| Effect::Retry { set, extent })).collect()
+    }
+
+    /// A held read got its error, from us, or because its bound passed or nobody was heard of.
+    fn on_read_given_up(&mut self, now: Millis, error: &TargetError, extent: Extent, next_case: &mut u64) -> Vec<Effect> {
+        let mut known =
+            self.looks.range(extent.align_outward(self.desc.block()).map_or(extent.start(), |e| e.start())..extent.end());
+        let known = known.any(|(_, looks)| looks.is_fresh(now) && looks.count > 0);
+        for case in self.cases.values_mut().filter(|case| case.fault.op == Op::Read && case.fault.extent.overlaps(&extent)) {
+            case.fault.late = true;
+        }
+        if !known {
+            return self.on_failed(now, Failed { error: error.clone(), count: 1, extent: Some(extent) }, next_case);
+        }
+        self.counters.read_errors += 1;
+        Vec::new()
     }
 
     /// A drive that could not write what it had in its cache says so at a flush, and not where (S2).
@@ -121,7 +218,8 @@ impl SetState {
                 rule: rule(by).into(),
                 reason: format!("{}; the sectors heal when they are next written", found_by(by)),
             };
-            return self.look_closer(now, extent, ErrorClass::Medium, decision, next_case);
+            let fault = self.fault(Member::Main, Op::Read, extent, ErrorClass::Medium, now);
+            return self.look_closer(now, fault, decision, false, next_case);
         }
         let meaning = format!(
             "{}: sectors that a spare serves do not read there any more; they heal when they are next written",
@@ -145,21 +243,14 @@ impl SetState {
     }
 
     /// Has the sectors found that do not read, unless a case is about them already.
-    fn look_closer(
-        &mut self,
-        now: Millis,
-        extent: Extent,
-        class: ErrorClass,
-        decision: Decision,
-        next_case: &mut u64,
-    ) -> Vec<Effect> {
+    fn look_closer(&mut self, now: Millis, fault: Fault, decision: Decision, told: bool, next_case: &mut u64) -> Vec<Effect> {
+        let extent = fault.extent;
         let Some(blocks) = whole_blocks(extent, self.desc.block(), self.desc.main.sectors) else { return Vec::new() };
         if self.cases.values().any(|case| case.fault.extent.overlaps(&blocks)) {
             return Vec::new();
         }
         let id = CaseId(*next_case);
         *next_case += 1;
-        let fault = self.fault(Member::Main, Op::Read, extent, class, now);
         let case = Case {
             id,
             fault,
@@ -172,6 +263,7 @@ impl SetState {
             lost: Vec::new(),
             failure: None,
             tried_at: now,
+            told,
         };
         self.cases.insert(id, case);
         vec![Effect::Probe { set: self.id(), case: id, extent }]
@@ -185,9 +277,12 @@ impl SetState {
         }
     }
 
-    /// A held write got its error. Where a case covers it, or has just given it up, the case tells the story.
-    pub(super) fn on_given_up(&mut self, now: Millis, error: &TargetError) -> Vec<Effect> {
+    /// What was held got its error. Where a case covers it, or has just given it up, the case tells the story.
+    pub(super) fn on_given_up(&mut self, now: Millis, error: &TargetError, next_case: &mut u64) -> Vec<Effect> {
         let Some(extent) = error.main else { return Vec::new() };
+        if error.op == Op::Read {
+            return self.on_read_given_up(now, error, extent, next_case);
+        }
         let class = error.class;
         let released = error.kind == TargetErrorKind::Released;
         if released && self.released.iter().any(|(at, of)| now.0 <= at.0 + RELEASED_MS && of.overlaps(&extent)) {
@@ -229,6 +324,9 @@ impl SetState {
     pub(super) fn error_entry(&self, now: Millis, failed: &Failed, unreadable: Vec<Sector>) -> Entry {
         let error = &failed.error;
         let meaning = match (error.op, error.class.may_be_medium()) {
+            (Op::Read, true) if error.kind == TargetErrorKind::Held && unreadable.is_empty() => {
+                "the application's read waited; the sectors read when they were tried again, and so does the application".to_string()
+            }
             (Op::Read, true) => {
                 "the application got the error, not wrong data; the sectors heal when they are next written".to_string()
             }
@@ -256,7 +354,11 @@ impl SetState {
 pub(super) fn read_error(case: &Case) -> crate::model::TargetError {
     crate::model::TargetError {
         seq: 0,
-        kind: crate::model::TargetErrorKind::Failed,
+        kind: if case.fault.held && !case.fault.late && case.failure.is_none() {
+            TargetErrorKind::Held
+        } else {
+            TargetErrorKind::Failed
+        },
         op: Op::Read,
         member: Member::Main,
         main: Some(case.fault.extent),

@@ -1,6 +1,7 @@
 //! One set's state, and how it moves.
 
 use super::case::{Case, CaseId, Stage, Step};
+use super::observe::Looks;
 use super::storm::{Change, Storm};
 use super::tending::Tending;
 use super::unremap::{OPERATOR, again};
@@ -40,6 +41,8 @@ pub struct SetState {
     pub(super) flush_told: Option<Millis>,
     pub(super) notes: Notes,
     pub(super) read_errors: BTreeMap<Sector, Millis>,
+    /// Blocks that were tried again for reads that waited.
+    pub(super) looks: BTreeMap<Sector, Looks>,
     pub(super) spent: VecDeque<(Millis, u64)>,
     /// Where held writes were given their error by us: the target tells of each once more.
     pub(super) released: VecDeque<(Millis, Extent)>,
@@ -120,6 +123,7 @@ impl SetState {
             flush_told: None,
             notes: Notes::default(),
             read_errors: BTreeMap::new(),
+            looks: BTreeMap::new(),
             spent: VecDeque::new(),
             released: VecDeque::new(),
             storm: Storm::default(),
@@ -220,7 +224,7 @@ impl SetState {
                 let began = self.storm.count(now, not_the_medium(&records), self.policy.storm.errors_per_minute);
                 effects.extend(began.map(|change| self.storm_alert(now, change)));
                 if missed > 0 {
-                    // A held write may be among them. Tried again, it tells of itself anew.
+                    // Something held may be among them. Tried again, it tells of itself anew.
                     let whole = Extent::new(Sector(0), self.desc.main.sectors).expect("a main device has sectors");
                     effects.push(Effect::Retry { set: self.id(), extent: whole });
                 }
@@ -228,10 +232,13 @@ impl SetState {
                     effects.extend(self.on_failed(now, failed, next_case));
                 }
                 for fault in found.held {
-                    effects.extend(self.on_held(now, fault, next_case));
+                    effects.extend(match fault.op {
+                        Op::Read => self.on_held_read(now, &fault, next_case),
+                        _ => self.on_held(now, fault, next_case),
+                    });
                 }
                 for error in found.given_up {
-                    effects.extend(self.on_given_up(now, &error));
+                    effects.extend(self.on_given_up(now, &error, next_case));
                 }
                 effects
             }

@@ -159,7 +159,7 @@ pub(super) fn unread(policy: Policy) -> (Engine, Vec<Effect>) {
 
 #[test]
 fn a_block_that_does_not_read_moves_if_the_policy_says_so() {
-    let remap = crate::policy::ReadError { action: Action::Remap };
+    let remap = crate::policy::ReadError { action: Action::Remap, hold: false };
     let (_, effects) = unread(Policy { read_error: remap, ..Policy::test_balanced() });
     assert!(matches!(recorded(&effects)[..], [What::Error { op: Op::Read, .. }]));
     let step = |effect: &Effect| match effect {
@@ -329,7 +329,10 @@ fn a_spare_whose_sectors_do_not_read_keeps_them_unless_the_policy_moves_such() {
         effects.iter().any(|effect| matches!(effect, Effect::Step { step: Step::Fence(_), .. }))
     };
     assert!(!read(Policy::test_balanced()));
-    assert!(read(Policy { read_error: crate::policy::ReadError { action: Action::Remap }, ..Policy::test_balanced() }));
+    assert!(read(Policy {
+        read_error: crate::policy::ReadError { action: Action::Remap, hold: false },
+        ..Policy::test_balanced()
+    }));
 }
 
 #[test]

@@ -50,6 +50,7 @@ impl SetState {
                 lost: Vec::new(),
                 failure: None,
                 tried_at: now,
+                told: false,
             };
             self.cases.insert(id, case);
             return vec![Effect::Announce { set: self.id(), case: id, remap }];

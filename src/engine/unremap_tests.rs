@@ -8,7 +8,7 @@ use crate::policy::Policy;
 /// An engine whose main sectors 80 to 87 are on the spare at 88; a read of them failed, and nothing of them was lost.
 fn remapped(action: Action) -> (Engine, Vec<Effect>) {
     let (mut engine, mut effects) = {
-        let policy = Policy { read_error: crate::policy::ReadError { action }, ..Policy::test_balanced() };
+        let policy = Policy { read_error: crate::policy::ReadError { action, hold: false }, ..Policy::test_balanced() };
         unread(policy)
     };
     let mut last = Vec::new();

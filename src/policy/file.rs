@@ -70,6 +70,9 @@ pub struct WriteError {
 pub struct ReadError {
     /// The cure. What is moved keeps what still reads; the rest is marked lost.
     pub action: Action,
+    /// Whether the read waits for that, as a write does.
+    #[serde(default)]
+    pub hold: bool,
 }
 
 /// Limits on what may move to a spare.
@@ -158,6 +161,7 @@ struct WriteErrorFragment {
 #[expect(dead_code, reason = "only its shape is asked")]
 struct ReadErrorFragment {
     action: Option<Action>,
+    hold: Option<bool>,
 }
 
 #[derive(Deserialize)]

@@ -15,12 +15,14 @@ use std::thread::JoinHandle;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-/// Work that a held write may wait for.
+/// Work that held I/O may wait for.
 pub enum Cure {
     /// A step of a case.
     Step(CaseId, Step),
-    /// Try held writes again.
+    /// Try held I/O again.
     Retry(Extent),
+    /// Give held reads their error.
+    ReleaseReads(Extent),
     /// Let I/O to these ranges fail.
     CloseOff(Vec<Extent>),
     /// Look after a spare's table, when nothing else is to be done.
@@ -29,7 +31,7 @@ pub enum Cure {
     Wake,
 }
 
-/// Work that nobody waits for, and that may take long on a dying disk.
+/// Work that takes long on a dying disk, and that no write waits for.
 pub enum Trial {
     /// Write and read back newly reserved extents of a spare.
     Verify { session: u64, spare: u16, extents: Vec<Extent> },
@@ -135,7 +137,7 @@ pub fn start(
     let engine = critical.clone();
     // The oldest case first, to its end: its fence has waited longest, and each lasts only so long.
     let urgency = |cure: &Cure| match cure {
-        Cure::Retry(_) | Cure::CloseOff(_) => 0,
+        Cure::Retry(_) | Cure::ReleaseReads(_) | Cure::CloseOff(_) => 0,
         Cure::Step(case, _) => case.0,
         Cure::Tend(_) | Cure::Wake => u64::MAX,
     };
@@ -147,7 +149,12 @@ pub fn start(
         }
         Cure::Retry(extent) => {
             if let Err(fault) = actuator.retry(extent) {
-                tracing::warn!(%extent, %fault, "held writes could not be tried again");
+                tracing::warn!(%extent, %fault, "what is held could not be tried again");
+            }
+        }
+        Cure::ReleaseReads(extent) => {
+            if let Err(fault) = actuator.release_reads(extent) {
+                tracing::warn!(%extent, %fault, "held reads could not be given their error; they get it at their bound");
             }
         }
         Cure::CloseOff(ranges) => match actuator.close_off(&ranges) {
@@ -163,8 +170,8 @@ pub fn start(
         Cure::Wake => {}
     })?;
     let engine = critical.clone();
-    // Cures may wait for new spare space, for the rest nobody does.
-    let urgency = |trial: &Trial| u64::from(!matches!(trial, Trial::Verify { .. }));
+    // Cures may wait for new spare space, a read for a look at its sectors, and for the rest nobody does.
+    let urgency = |trial: &Trial| u64::from(!matches!(trial, Trial::Verify { .. } | Trial::Probe(..)));
     let mut now = Priority::Normal;
     let (trials, prober) = thread("prober", &stop, urgency, move |work| {
         if work.priority() != now {

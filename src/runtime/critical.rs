@@ -234,6 +234,7 @@ impl Owner {
         match effect {
             Effect::Step { set, case, step } => self.cure(set, Cure::Step(case, step)),
             Effect::Retry { set, extent } => self.cure(set, Cure::Retry(extent)),
+            Effect::ReleaseReads { set, extent } => self.cure(set, Cure::ReleaseReads(extent)),
             Effect::Tend { set, spare } => self.cure(set, Cure::Tend(spare)),
             Effect::Probe { set, case, extent } => {
                 if let Some(hands) = self.hands.get(&set) {

@@ -481,6 +481,9 @@ impl Daemon {
         })?;
         let chosen: Vec<_> = self.serving.iter().map(|(id, serving)| (*id, self.policy_for(&serving.main).0.clone())).collect();
         for (set, policy) in chosen {
+            if let Some(watching) = self.serving.get(&set).and_then(|serving| serving.watching.as_ref()) {
+                watching.hold_reads(policy.read_error.hold);
+            }
             self.critical.event(Event::Policy { set, policy: Box::new(policy) });
         }
         Ok(())

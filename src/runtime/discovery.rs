@@ -172,6 +172,7 @@ impl Daemon {
             self.record(Entry { number: 0, at: now(), set: id, name: desc.name.clone(), what: What::Alert { message } });
         }
         let policy = Box::new(self.policy_for(&main).0.clone());
+        let lease = watcher::Lease { ms: self.settings.lease_ms, reads: policy.read_error.hold };
         let instance = watcher.instance().to_owned();
         self.saw(id, &instance, from.since);
         let trials = hands.trials();
@@ -179,7 +180,7 @@ impl Daemon {
         self.serving.insert(id, serving);
         let capacity = assemble::capacity(&desc);
         self.critical.serve(id, Event::Opened { set: Box::new(desc), remaps, capacity, policy }, hands);
-        match watcher::start(id, watcher, from, self.settings.lease_ms, self.critical.clone()) {
+        match watcher::start(id, watcher, from, lease, self.critical.clone()) {
             Ok(watching) => self.serving.get_mut(&id).expect("it was put there").watching = Some(watching),
             Err(error) => {
                 self.critical.event(Event::Closed { set: id, reason: format!("no thread could be started: {error}") });

@@ -75,6 +75,7 @@ impl Daemon {
             | Effect::Return { .. }
             | Effect::CallOff { .. }
             | Effect::Retry { .. }
+            | Effect::ReleaseReads { .. }
             | Effect::Tend { .. } => {}
         }
     }

@@ -23,13 +23,28 @@ pub struct From {
     pub held_since: u64,
 }
 
+/// What the kernel may hold, and for how long without a word from us.
+#[derive(Clone, Copy, Debug)]
+pub struct Lease {
+    /// How long, ms.
+    pub ms: u64,
+    /// Failed reads, too.
+    pub reads: bool,
+}
+
 /// The thread of a set.
 pub struct Watching {
     stop: Arc<AtomicBool>,
+    reads: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 impl Watching {
+    /// Whether failed reads are held from the next lease on, too.
+    pub fn hold_reads(&self, reads: bool) {
+        self.reads.store(reads, Ordering::Relaxed);
+    }
+
     /// Looks once more, and ends with a long lease: somebody takes the device over at once. Returns when it has ended.
     pub fn end(self) {
         self.stop.store(true, Ordering::Release);
@@ -40,11 +55,12 @@ impl Watching {
 
 /// Starts the thread. It ends when it is told to, when the device is gone or belongs to somebody else, or when the engine's thread
 /// has ended.
-pub fn start(set: SetId, target: DmTarget, from: From, lease_ms: u64, engine: Critical) -> std::io::Result<Watching> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let told = stop.clone();
-    let watcher = Watcher { set, target, since: from.since, held_since: from.held_since, lease_ms, engine, stop: told };
-    Ok(Watching { stop, thread: critical::thread("watcher", move || watcher.run())? })
+pub fn start(set: SetId, target: DmTarget, from: From, lease: Lease, engine: Critical) -> std::io::Result<Watching> {
+    let (stop, reads) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(lease.reads)));
+    let (told, asked) = (stop.clone(), reads.clone());
+    let From { since, held_since } = from;
+    let watcher = Watcher { set, target, since, held_since, lease_ms: lease.ms, reads: asked, engine, stop: told };
+    Ok(Watching { stop, reads, thread: critical::thread("watcher", move || watcher.run())? })
 }
 
 struct Watcher {
@@ -53,6 +69,7 @@ struct Watcher {
     since: u64,
     held_since: u64,
     lease_ms: u64,
+    reads: Arc<AtomicBool>,
     engine: Critical,
     stop: Arc<AtomicBool>,
 }
@@ -86,7 +103,7 @@ impl Watcher {
 
     /// False if nobody listens any more.
     fn look(&mut self) -> Result<bool, TargetFault> {
-        self.target.lease(self.lease_ms)?;
+        self.target.lease(self.lease_ms, self.reads.load(Ordering::Relaxed))?;
         let mut page = self.target.errors(self.since)?;
         // After the ring was overwritten the oldest record is beyond the one we asked for.
         let missed = page.oldest.min(page.next).saturating_sub(self.since);

@@ -28,6 +28,7 @@ enum Work {
     Step(CaseId, Step),
     Verify(u64, u16, Vec<Extent>),
     Retry(Extent),
+    ReleaseReads(Extent),
     Probe(CaseId, Extent),
     Return(CaseId, Remap),
     Tend(u16),
@@ -221,6 +222,11 @@ impl Daemon {
                 self.shared.lock().end_soon();
                 drop(self.actuator.retry(extent));
             }
+            Some(Work::ReleaseReads(extent)) => {
+                self.doing("release");
+                self.shared.lock().end_soon();
+                drop(self.actuator.release_reads(extent));
+            }
             Some(Work::Tend(spare)) => {
                 self.doing("tend");
                 let (tended, news) = self.actuator.tend(spare);
@@ -282,7 +288,8 @@ impl Daemon {
 
     fn watch(&mut self) {
         self.doing("watch");
-        let Ok(page) = self.watcher.lease(LEASE_MS).and_then(|()| self.watcher.errors(self.since)) else { return };
+        let reads = self.engine.set(self.set).is_some_and(|set| set.policy().read_error.hold);
+        let Ok(page) = self.watcher.lease(LEASE_MS, reads).and_then(|()| self.watcher.errors(self.since)) else { return };
         let missed = page.oldest.min(page.next).saturating_sub(self.since);
         self.since = page.next;
         if missed > 0 || !page.records.is_empty() {
@@ -307,6 +314,7 @@ impl Daemon {
             Effect::Probe { case, extent, .. } => self.work.push_back(Work::Probe(case, extent)),
             Effect::Tend { spare, .. } => self.work.push_back(Work::Tend(spare)),
             Effect::Retry { extent, .. } => self.work.push_back(Work::Retry(extent)),
+            Effect::ReleaseReads { extent, .. } => self.work.push_back(Work::ReleaseReads(extent)),
             Effect::Announce { case, remap, .. } => self.jobs.push_back(Job::Announce(case, remap)),
             Effect::Return { case, remap, .. } => self.work.push_back(Work::Return(case, remap)),
             Effect::CallOff { case, .. } => {

@@ -76,7 +76,7 @@ struct Io {
     read: Vec<u8>,
 }
 
-/// A part of a failed write that waits.
+/// A part of what failed that waits.
 #[derive(Clone, Debug)]
 struct Piece {
     io: u64,
@@ -118,6 +118,7 @@ pub(super) struct Kernel {
     fences: Vec<FenceModel>,
     last_fence: FenceId,
     lease_until: u64,
+    pub hold_reads: bool,
     ring: VecDeque<(u64, TargetError)>,
     next_seq: u64,
     held: Vec<Piece>,
@@ -149,6 +150,7 @@ impl Kernel {
             fences: Vec::new(),
             last_fence: 0,
             lease_until: 0,
+            hold_reads: false,
             ring: VecDeque::new(),
             next_seq: 1,
             held: Vec::new(),

@@ -85,12 +85,13 @@ pub(super) fn fill(shared: &Shared) {
 }
 
 /// The shipped policy, with room for what happens here.
-pub(super) fn policy(reserve_blocks: u64, reads: Action) -> Policy {
+pub(super) fn policy(reserve_blocks: u64, reads: Action, hold: bool) -> Policy {
     let text = include_str!("../../policies/balanced.toml");
     let mut policy: Policy = toml::from_str(text).expect("the shipped policy is one");
     policy.name = "balanced".into();
     policy.spare.reserve_blocks = reserve_blocks;
     policy.read_error.action = reads;
+    policy.read_error.hold = hold;
     // More happens in a run than in a year of a disk.
     policy.spending.blocks_per_hour = 100_000;
     policy.spending.blocks_per_day = 100_000;

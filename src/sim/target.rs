@@ -89,11 +89,11 @@ impl Target for SimTarget {
         self.ask(Kernel::fences)
     }
 
-    fn lease(&self, ms: u64) -> Result<(), TargetFault> {
+    fn lease(&self, ms: u64, reads: bool) -> Result<(), TargetFault> {
         self.change(
-            || format!("lease {ms}"),
+            || format!("lease {ms}{}", if reads { " reads" } else { "" }),
             |kernel, drives| {
-                kernel.lease(drives, ms);
+                kernel.lease(drives, ms, reads);
                 Ok(())
             },
         )
@@ -140,6 +140,10 @@ impl Target for SimTarget {
 
     fn release(&self, extent: Extent) -> Result<u64, TargetFault> {
         self.change(|| format!("release {extent}"), |kernel, _| Ok(kernel.release(extent)))
+    }
+
+    fn release_reads(&self, extent: Extent) -> Result<u64, TargetFault> {
+        self.change(|| format!("release {extent} reads"), |kernel, _| Ok(kernel.release_reads(extent)))
     }
 
     fn flush_begin(&self, n: u8) -> Result<(), TargetFault> {

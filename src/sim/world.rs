@@ -88,7 +88,8 @@ impl World {
             ring: *random.pick(&[8, 64, 1024, 1024]),
         };
         let reads = *random.pick(&[Action::Observe, Action::Remap, Action::Rewrite]);
-        let policy = policy(random.within(4, 40), reads);
+        let hold = random.chance(1, 2);
+        let policy = policy(random.within(4, 40), reads, hold);
         let (faults, crashes) = (random.within(8, 60), *random.pick(&[20, 40, 80, 1_000_000]));
         let trouble = *random.pick(&[0, 0, 15, 40, 100]);
         let mut machine = Machine::new(desc, shape, drives, random);
@@ -410,6 +411,8 @@ impl World {
     fn compare(&mut self) {
         let mut machine = self.shared.lock();
         machine.doing = "compare";
+        // Nobody is there to answer a read that waits.
+        machine.with_kernel(|kernel, _| kernel.hold_reads = false);
         let (logical, main) = (machine.shape.logical, machine.shape.main);
         for start in (0..main).step_by(logical as usize) {
             machine.read(start, logical);

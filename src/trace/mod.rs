@@ -18,7 +18,7 @@ use crate::model::{Entry, Extent, Millis, Secret, SetId};
 use serde::{Deserialize, Serialize};
 
 /// The form of traces that this program writes, and the newest that it reads.
-pub const VERSION: u64 = 3;
+pub const VERSION: u64 = 4;
 
 /// The longest line, bytes.
 pub const MAX_LINE: usize = 8 << 20;

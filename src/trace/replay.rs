@@ -189,6 +189,7 @@ impl Replay<'_> {
                 | Effect::MarkReserved { .. }
                 | Effect::MarkBad { .. }
                 | Effect::Retry { .. }
+                | Effect::ReleaseReads { .. }
                 | Effect::CallOff { .. }
                 | Effect::Scrub { .. }
                 | Effect::Tend { .. }

@@ -13,7 +13,7 @@ pub const MAX_BLOCKS: u64 = 256;
 /// What a page of error records says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Triage {
-    /// Writes to main that wait in the kernel, by block, neighbours merged.
+    /// Writes and reads that wait in the kernel, by block, neighbours of a kind merged.
     pub held: Vec<Fault>,
     /// Errors that went up to the application.
     pub failed: Vec<Failed>,
@@ -45,14 +45,14 @@ pub fn triage(set: SetId, records: &[TargetError], block: Sectors, main: Sectors
             TargetErrorKind::Failed => merge_failed(&mut out.failed, record),
         }
     }
-    held.sort_by_key(|record| record.main.map(|extent| extent.start()));
+    held.sort_by_key(|record| (record.op == Op::Read, record.main.map(|extent| extent.start())));
     for record in held {
         let Some(extent) = record.main.and_then(|extent| whole_blocks(extent, block, main)) else { continue };
         let at = Millis(now.0.saturating_sub(record.age_ms));
         match out.held.last_mut() {
             Some(last) if joins(last, record, extent, block) => {
                 last.extent = union(last.extent, extent);
-                last.covered.extend(record.main);
+                last.covered.extend(brought(record));
                 last.class = last.class.min(record.class);
                 last.at = last.at.min(at);
             }
@@ -63,13 +63,18 @@ pub fn triage(set: SetId, records: &[TargetError], block: Sectors, main: Sectors
                 extent,
                 class: record.class,
                 held: true,
-                covered: record.main.into_iter().collect(),
+                covered: brought(record).into_iter().collect(),
                 late: false,
                 at,
             }),
         }
     }
     out
+}
+
+/// What the I/O that waits will write: a read brings nothing.
+fn brought(record: &TargetError) -> Option<Extent> {
+    record.main.filter(|_| record.op == Op::Write)
 }
 
 /// The range widened to whole blocks, but not beyond the end of main.
@@ -81,7 +86,7 @@ pub fn whole_blocks(extent: Extent, block: Sectors, main: Sectors) -> Option<Ext
 
 fn joins(last: &Fault, record: &TargetError, extent: Extent, block: Sectors) -> bool {
     let fits = union(last.extent, extent).len().0 <= MAX_BLOCKS * block.0;
-    last.member == record.member && last.extent.end() >= extent.start() && fits
+    last.member == record.member && last.op == record.op && last.extent.end() >= extent.start() && fits
 }
 
 fn union(a: Extent, b: Extent) -> Extent {

@@ -651,6 +651,180 @@ case_release_and_retry() {
 	msg errors 0 | grep -q "healed write main 8000 8000 8"
 }
 
+# held_read <sector> <count> <seed>: a read that meets the bad sectors and waits, checked when it ends; its process in $w
+held_read() {
+	as lease 30000 reads
+	$io check $R "$@" >/run/r & w=$!
+	until_true '[ $(field 10) = 1 ]'
+}
+
+case_held_read_is_remapped() {
+	want ok $io write $MAIN 7990 64 5
+	bad_main
+	managed hold 15000
+	held_read 7990 64 5
+	msg errors 0 | grep -q "e 1 held read main 8000 8000 8 ioerr [0-9]* -"
+	dd if=$MAIN of=$SPARE bs=512 skip=8000 seek=96 count=8 conv=fsync 2>/dev/null
+	fenced 8000 8 20000
+	as add_remap 8000 96 8 0 fence="$fence" >/dev/null
+	wait $w || die "read: $(cat /run/r)"
+	want ok cat /run/r
+	want 0 field 10
+	msg errors 2 | grep -q "e 2 healed read spare0 8000 96 8 other"
+	want ok $io check $R 7990 64 5
+}
+
+case_held_read_is_tried_again() {
+	want ok $io write $MAIN 7900 200 6
+	bad_main
+	managed hold 15000
+	held_read 7900 200 6
+	dmsetup suspend --noflush m
+	dmsetup load m --table "0 $LEN linear $MAIN 0"
+	dmsetup resume m
+	want 1 as retry 8000 8
+	wait $w || die "read: $(cat /run/r)"
+	msg errors 0 | grep -q "healed read main 8000 8000 8"
+}
+
+case_held_read_of_what_is_lost() {
+	want ok $io write $SPARE 0 1000 2
+	bad_main
+	managed hold 15000
+	as secret $KEY
+	held_read 7990 64 5
+	fenced 8000 8 20000
+	want ok $io mark $SPARE 99 8003 $KEY 512
+	as add_remap 8000 96 8 0 marked fence="$fence" >/dev/null
+	wait $w || true
+	want EIO cat /run/r
+	msg errors 2 | grep -q "e 2 released read main 8000 8000 8"
+	# That is no error of the spare's, and none of its sectors went up.
+	if msg errors 0 | grep -q spare0; then die "$(msg errors 0)"; fi
+	want ENODATA $io read $R 8003 1
+	want ok $io check $R 8000 3 2 96
+}
+
+case_reads_are_held_only_if_asked() {
+	bad_main
+	managed hold 15000
+	as lease 30000
+	t0=$(now_ms)
+	want EIO $io read $R 8000 8
+	refusedas "Invalid" lease 30000 read
+	refusedas "Invalid" lease 30000 reads reads
+	[ $(($(now_ms) - t0)) -lt 8000 ] || die "was held"
+	msg errors 0 | grep -q "e 1 failed read main 8000"
+	held_read 8000 8 5
+	# A lease without it holds no more, and lets what is held wait on.
+	as lease 30000
+	want EIO $io read $R 8000 8
+	want 1 field 10
+	$io write $R 8000 8 5 >/run/w & v=$!
+	until_true '[ $(field 10) = 2 ]'
+	refusedas "Invalid" retry 8000 8 reads
+	refusedas "Invalid" release 8000 8 writes
+	want 1 as release 8000 8 reads
+	wait $w || true
+	want EIO cat /run/r
+	msg errors 0 | grep -q "released read main 8000"
+	# The write waits on.
+	want 1 field 10
+	want 1 as release 8000 8
+	wait $v || true
+	want EIO cat /run/w
+}
+
+case_held_read_ends_with_its_first_error() {
+	dmsetup create m <<-T
+		0 8000 linear $MAIN 0
+		8000 32 error
+		8032 $((LEN - 8032)) linear $MAIN 8032
+	T
+	M=/dev/mapper/m
+	managed hold 15000
+	as lease 30000 reads
+	$io read $R 7990 64 >/run/r & w=$!
+	until_true '[ $(field 10) = 4 ]'
+	want 1 as release 8016 1
+	wait $w || true
+	want EIO cat /run/r
+	want 0 field 10
+}
+
+case_writes_are_held_beside_many_reads() {
+	# More than reads may have: 300 bad blocks a read.
+	dmsetup create m <<-T
+		0 8000 linear $MAIN 0
+		8000 24000 error
+		32000 $((LEN - 32000)) linear $MAIN 32000
+	T
+	M=/dev/mapper/m
+	managed hold 15000
+	as lease 30000 reads
+	pids=
+	for i in 0 1 2; do
+		$io read $R $((8000 + i * 2400)) 2400 >/run/r$i & pids="$pids $!"
+	done
+	# The one that met the bound gives back what it had.
+	until_true 'cat /run/r? | grep -q EIO'
+	[ "$(field 10)" -le 512 ] || die "held $(field 10)"
+	$io write $R 31992 8 5 >/run/w & w=$!
+	until_true 'msg errors 0 | tail -n 1 | grep -q "held write main 31992" || msg errors $(($(field 9) - 1)) | grep -q "held write main 31992"'
+	as lease 0
+	for p in $pids $w; do wait "$p" || true; done
+	want EIO cat /run/w
+	want 0 field 10
+}
+
+case_held_read_expires() {
+	bad_main
+	managed hold 1000
+	as lease 30000 reads
+	t0=$(now_ms)
+	want EIO $io read $R 8000 8
+	t=$(($(now_ms) - t0))
+	[ $t -ge 900 ] && [ $t -lt 15000 ] || die "took $t ms"
+	msg errors 0 | grep -q "expired read main 8000"
+	want 0 field 10
+}
+
+case_no_hold_for_reads_of_a_spare() {
+	dmsetup create s --table "0 200 error"
+	dmsetup suspend s
+	dmsetup load s --table "0 96 linear $SPARE 0
+96 8 error
+104 $((LEN - 104)) linear $SPARE 104"
+	dmsetup resume s
+	S=/dev/mapper/s
+	managed hold 15000
+	fenced 8000 8 20000
+	as add_remap 8000 96 8 0 fence="$fence" >/dev/null
+	as lease 30000 reads
+	t0=$(now_ms)
+	want EIO $io read $R 8000 8
+	[ $(($(now_ms) - t0)) -lt 8000 ] || die "was held"
+	msg errors 0 | grep -q "failed read spare0 8000 96"
+}
+
+case_noflush_while_a_read_is_held() {
+	want ok $io write $MAIN 7990 64 5
+	bad_main
+	managed hold 8000
+	held_read 7990 64 5
+	t0=$(now_ms)
+	dmsetup suspend --noflush --nolockfs r
+	[ $(($(now_ms) - t0)) -lt 4000 ] || die "suspend waited"
+	want 0 field 10
+	dmsetup resume r
+	until_true '[ $(field 10) = 1 ]'
+	dmsetup suspend --noflush m
+	dmsetup load m --table "0 $LEN linear $MAIN 0"
+	dmsetup resume m
+	want 1 as retry 8000 8
+	wait $w || die "read: $(cat /run/r)"
+}
+
 case_closed_load_ready() {
 	want ok $io write $SPARE 0 $LEN 2
 	want ok $io write $MAIN 0 $LEN 1

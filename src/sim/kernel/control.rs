@@ -1,8 +1,8 @@
 //! The target's messages, as the protocol page says.
 
-use super::{AfterOwn, FenceModel, Kernel, State, Why};
+use super::{AfterOwn, FenceModel, Kernel, Piece, State, Why};
 use crate::edge::{ErrorPage, Fence, FenceId, FenceState, TargetFault, TargetStatus};
-use crate::model::{Extent, Remap, Secret, Sector, TargetErrorKind};
+use crate::model::{Extent, Op, Remap, Secret, Sector, TargetErrorKind};
 use crate::sim::drive::Drive;
 
 type Answer<T> = Result<T, TargetFault>;
@@ -135,7 +135,8 @@ impl Kernel {
         self.fences.iter().map(|fence| Fence { id: fence.id, extent: fence.extent, state: fence.state }).collect()
     }
 
-    pub fn lease(&mut self, drives: &mut [Drive], ms: u64) {
+    pub fn lease(&mut self, drives: &mut [Drive], ms: u64, reads: bool) {
+        self.hold_reads = reads;
         self.lease_until = self.now + ms;
         self.pass_time(drives, self.now);
     }
@@ -263,6 +264,16 @@ impl Kernel {
 
     pub fn release(&mut self, extent: Extent) -> u64 {
         let pieces = self.take_held(extent);
+        self.release_pieces(pieces)
+    }
+
+    pub fn release_reads(&mut self, extent: Extent) -> u64 {
+        let (reads, others) = self.take_held(extent).into_iter().partition(|piece| self.op(piece.io) == Op::Read);
+        self.held.extend::<Vec<_>>(others);
+        self.release_pieces(reads)
+    }
+
+    fn release_pieces(&mut self, pieces: Vec<Piece>) -> u64 {
         for piece in &pieces {
             self.fail_piece(piece, TargetErrorKind::Released);
             self.finish(piece.io);

@@ -41,6 +41,10 @@ impl Kernel {
             Request::Write { start, data, .. } => (*start, (data.len() / SECTOR) as u64),
             Request::Flush => (0, 0),
         };
+        let read = match &request {
+            Request::Read { len, .. } => vec![0; *len as usize * SECTOR],
+            _ => Vec::new(),
+        };
         let io = Io {
             request,
             rest,
@@ -50,7 +54,7 @@ impl Kernel {
             pieces: 0,
             error: None,
             forced: Vec::new(),
-            read: Vec::new(),
+            read,
         };
         self.ios.insert(id, io);
         self.run(drives, id);
@@ -151,16 +155,19 @@ impl Kernel {
 
     pub(super) fn fail_piece(&mut self, piece: &Piece, kind: TargetErrorKind) {
         let main = Extent::new(Sector(piece.at), Sectors(piece.len)).ok();
-        self.record(kind, Op::Write, piece.member, main, piece.sector, class(&piece.why));
+        self.record(kind, self.op(piece.io), piece.member, main, piece.sector, class(&piece.why));
         if let Some(io) = self.ios.get_mut(&piece.io) {
             io.error = io.error.or(Some(piece.why));
             io.pieces = io.pieces.saturating_sub(1);
+        }
+        if self.op(piece.io) == Op::Read {
+            self.give_up(piece.io, piece.why);
         }
     }
 
     /// A part that was tried for the first time failed.
     fn rest_failed(&mut self, id: u64, piece: Piece) {
-        let op = if matches!(self.ios[&id].request, Request::Read { .. }) { Op::Read } else { Op::Write };
+        let op = self.op(id);
         if let Why::Lost(_) = piece.why {
             self.give_up(id, piece.why);
         } else if !self.may_hold(id, piece.member, &piece.why) {
@@ -176,12 +183,16 @@ impl Kernel {
         }
     }
 
+    pub(super) fn op(&self, id: u64) -> Op {
+        if matches!(self.ios.get(&id), Some(Io { request: Request::Read { .. }, .. })) { Op::Read } else { Op::Write }
+    }
+
     /// Holds the first part of what was not tried yet; `failed`: it was tried, and is not only fenced.
     fn hold_rest(&mut self, id: u64, piece: Piece, failed: bool) {
         let main = Extent::new(Sector(piece.at), Sectors(piece.len)).ok();
         let (member, sector, len, why) = (piece.member, piece.sector, piece.len, piece.why);
         if self.now >= self.ios[&id].deadline || self.now >= self.lease_until {
-            self.record(TargetErrorKind::Failed, Op::Write, member, main, sector, class(&why));
+            self.record(TargetErrorKind::Failed, self.op(id), member, main, sector, class(&why));
             return self.give_up(id, why);
         }
         self.held.push(piece);
@@ -189,17 +200,21 @@ impl Kernel {
             io.pieces += 1;
         }
         if failed {
-            self.record(TargetErrorKind::Held, Op::Write, member, main, sector, class(&why));
+            self.record(TargetErrorKind::Held, self.op(id), member, main, sector, class(&why));
         }
         self.advance(id, len);
     }
 
     fn may_hold(&self, id: u64, member: u8, why: &Why) -> bool {
         let io = &self.ios[&id];
-        let write = matches!(io.request, Request::Write { .. });
+        let kind = match io.request {
+            Request::Write { .. } => true,
+            Request::Read { .. } => self.hold_reads && member == 0,
+            Request::Flush => false,
+        };
         let lease = self.now < self.lease_until;
         let phase = if io.narrow { self.now < io.deadline } else { member == 0 };
-        write && lease && phase && class(why).may_be_medium() && matches!(why, Why::Disk { .. })
+        kind && lease && phase && class(why).may_be_medium() && matches!(why, Why::Disk { .. })
     }
 
     /// Takes held pieces that overlap a range; the caller decides about them.
@@ -232,6 +247,7 @@ impl Kernel {
                 }
                 Step::Stop(_) => return self.fail_piece(&piece, TargetErrorKind::Expired),
                 Step::Wait(len) => (len, false),
+                Step::Failed { why: Why::Lost(_), .. } => return self.fail_piece(&piece, TargetErrorKind::Released),
                 Step::Failed { member, sector, len, why } => {
                     (piece.member, piece.sector, piece.why) = (member, sector, why);
                     if !self.may_hold(piece.io, member, &why) {
@@ -246,12 +262,12 @@ impl Kernel {
             }
             if tried {
                 let main = Extent::new(Sector(piece.at), Sectors(len)).ok();
-                self.record(TargetErrorKind::Held, Op::Write, piece.member, main, piece.sector, class(&piece.why));
+                self.record(TargetErrorKind::Held, self.op(piece.io), piece.member, main, piece.sector, class(&piece.why));
             }
             return self.held.push(piece);
         }
         let main = Extent::new(Sector(from), Sectors(whole)).ok();
-        self.record(TargetErrorKind::Healed, Op::Write, piece.member, main, piece.sector, class(&piece.why));
+        self.record(TargetErrorKind::Healed, self.op(piece.io), piece.member, main, piece.sector, class(&piece.why));
         if let Some(io) = self.ios.get_mut(&piece.io) {
             io.pieces -= 1;
         }
@@ -277,7 +293,8 @@ impl Kernel {
         let io = self.ios.get_mut(&id).expect("it is under way");
         match &io.request {
             Request::Flush => Step::Done(len),
-            Request::Read { .. } => {
+            Request::Read { start, .. } => {
+                let start = *start;
                 let mut bytes = vec![0; len as usize * SECTOR];
                 if let Err(error) = drive.read(sector, &mut bytes) {
                     return failed(error);
@@ -285,7 +302,9 @@ impl Kernel {
                 if let Some(lost) = marked.then(|| self.first_lost(at, &bytes)).flatten() {
                     return Step::Failed { member, sector, len, why: Why::Lost(lost) };
                 }
-                self.ios.get_mut(&id).expect("it is under way").read.extend(bytes);
+                let from = (at - start) as usize * SECTOR;
+                let io = self.ios.get_mut(&id).expect("it is under way");
+                io.read[from..from + bytes.len()].copy_from_slice(&bytes);
                 Step::Done(len)
             }
             Request::Write { start, data, fua } => {

@@ -33,6 +33,7 @@ fn what_main_takes_again_goes_back() -> Result<()> {
     trial.goes_back_under_load()?;
     trial.is_recorded()?;
     trial.is_written_anew()?;
+    trial.a_read_waits_for_its_data()?;
     trial.all_of_it()?;
     trial.outlives_a_reboot()
 }
@@ -199,6 +200,45 @@ impl Trial {
         let rest = format!("dd if={on_main} bs=4096 skip={} count=1 iflag=direct status=none | tr -d w | wc -c", sector / 8);
         ensure!(self.vm.ok(&rest)? == "0", "main does not have it");
         self.vm.ok("rm /etc/remap-guardian/policies/balanced.toml && remap-guardian policy reload").map(drop)
+    }
+
+    /// Where the policy holds reads, one that failed gets its data if its sectors read when they are tried again, and else its error.
+    fn a_read_waits_for_its_data(&mut self) -> Result<()> {
+        let (weak, dead) = (96_000, 104_000);
+        self.fill(weak, 'r')?;
+        self.fill(dead, 'x')?;
+        self.vm.ok("sync /dev/mapper/data")?;
+        self.vm.ok("printf '[read_error]\naction = \"rewrite\"\nhold = true\n' >/etc/remap-guardian/policies/balanced.toml &&
+            remap-guardian policy reload && sleep 2 && systemctl kill -s STOP remap-guardian")?;
+        self.vm.sim("un-main").inject(Fault::unreadable(weak + 3..weak + 4));
+        self.vm.ok(&format!(
+            "dd if=/dev/mapper/data of=/run/got bs=4096 skip={} count=1 iflag=direct status=none >/dev/null 2>/run/dd & echo $! >/run/dd.pid
+            for i in {{1..20}}; do [ \"$(dmsetup status data | cut -d' ' -f10)\" = 1 ] && exit; sleep 0.1; done
+            dmsetup status data; cat /run/dd; exit 1",
+            weak / 8
+        ))?;
+        self.vm.sim("un-main").repair(weak..weak + 8);
+        self.vm.ok("systemctl kill -s CONT remap-guardian")?;
+        let rest = self.vm.ok("for i in {1..100}; do [ -e /proc/$(cat /run/dd.pid) ] || break; sleep 0.1; done
+            [ ! -s /run/dd ] || { cat /run/dd; exit 1; }
+            wc -c </run/got; tr -d r </run/got | wc -c")?;
+        ensure!(rest.split_whitespace().collect::<Vec<_>>() == ["4096", "0"], "the read that waited got {rest}");
+        let back = self.told("unremapped", weak)?;
+        println!("{back}\n{}", self.vm.ok("remap-guardian history data | tail -n 5")?);
+        // What nobody can read fails as soon as that is known, and not at the bound of the hold.
+        self.vm.sim("un-main").inject(Fault::unreadable_for_ever(dead + 3..dead + 4));
+        let read = self.vm.run(&format!(
+            "timeout 9 dd if=/dev/mapper/data of=/run/got bs=4096 skip={} count=1 iflag=direct status=none; result=$?
+            [ $(stat -c %s /run/got) = 0 ] || exit 99; exit $result",
+            dead / 8
+        ))?;
+        ensure!(read.status == 1, "a dead sector: {read}");
+        self.vm.ok("rm /etc/remap-guardian/policies/balanced.toml && remap-guardian policy reload")?;
+        // It reads again once it is written, from the spare or from main.
+        self.fill(dead, 'y')?;
+        self.holds(dead, 'y')?;
+        self.vm.sim("un-main").repair(dead..dead + 8);
+        Ok(())
     }
 
     fn all_of_it(&mut self) -> Result<()> {
