@@ -13,11 +13,6 @@ void remap_changed(struct remap_device *rd)
 	smp_store_release(&rd->changes, rd->changes + 1);
 }
 
-static bool is_read(struct remap_io *io)
-{
-	return bio_op(remap_bio(io)) == REQ_OP_READ;
-}
-
 static bool lease_valid(struct remap_device *rd)
 {
 	return READ_ONCE(rd->lease) &&

@@ -292,6 +292,11 @@ static inline struct bio *remap_bio(struct remap_io *io)
 	return dm_bio_from_per_bio_data(io, sizeof(*io));
 }
 
+static inline bool is_read(struct remap_io *io)
+{
+	return bio_op(remap_bio(io)) == REQ_OP_READ;
+}
+
 static inline u64 iter_len(const struct bvec_iter *iter)
 {
 	return iter->bi_size >> SECTOR_SHIFT;

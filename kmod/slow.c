@@ -39,7 +39,7 @@ bool remap_narrow(struct remap_io *io, blk_status_t why)
 {
 	atomic_t *reads = &io->rt->rd->narrow_reads;
 
-	if (bio_op(remap_bio(io)) == REQ_OP_READ &&
+	if (is_read(io) &&
 	    atomic_inc_return(reads) > REMAP_NARROW_READS) {
 		atomic_dec(reads);
 		return false;
@@ -49,7 +49,7 @@ bool remap_narrow(struct remap_io *io, blk_status_t why)
 	io->deadline = jiffies + msecs_to_jiffies(io->rt->hold_ms);
 	if (READ_ONCE(remap_debug))
 		DMINFO("narrowing %s %llu+%llu, status %u",
-		       bio_op(remap_bio(io)) == REQ_OP_READ ? "read" : "write",
+		       is_read(io) ? "read" : "write",
 		       (u64)io->iter.bi_sector, iter_len(&io->iter),
 		       (__force u8)why);
 	return true;
@@ -57,7 +57,7 @@ bool remap_narrow(struct remap_io *io, blk_status_t why)
 
 static void end_narrow(struct remap_io *io)
 {
-	if (io->narrow && bio_op(remap_bio(io)) == REQ_OP_READ)
+	if (io->narrow && is_read(io))
 		atomic_dec(&io->rt->rd->narrow_reads);
 	io->narrow = false;
 }
@@ -229,7 +229,7 @@ static void fail_piece(struct remap_io *io, struct remap_piece *p,
 	note_error(io, p->status);
 	free_piece(io, p);
 	/* A part of a write is worth bringing home; a read has failed as a whole. */
-	if (bio_op(remap_bio(io)) == REQ_OP_READ)
+	if (is_read(io))
 		give_up(io, io->status);
 }
 

@@ -79,14 +79,21 @@ managed() {
 	own
 }
 
-# A main whose sectors 8000..8007 fail
+# bad_main [<n>]: a main of whose sectors <n> (8) fail, from 8000 on
 bad_main() {
 	dmsetup create m <<-T
 		0 8000 linear $MAIN 0
-		8000 8 error
-		8008 $((LEN - 8008)) linear $MAIN 8008
+		8000 ${1:-8} error
+		$((8000 + ${1:-8})) $((LEN - 8000 - ${1:-8})) linear $MAIN $((8000 + ${1:-8}))
 	T
 	M=/dev/mapper/m
+}
+
+# They do not fail any more.
+main_heals() {
+	dmsetup suspend --noflush m
+	dmsetup load m --table "0 $LEN linear $MAIN 0"
+	dmsetup resume m
 }
 
 # null_disk <n> <attribute>=<value>...: /dev/nullb<n>, 32 MiB, which can be slow and fail
@@ -642,9 +649,7 @@ case_release_and_retry() {
 
 	$io write $R 7900 200 6 >/run/w & w=$!
 	until_true '[ $(field 10) = 1 ]'
-	dmsetup suspend --noflush m
-	dmsetup load m --table "0 $LEN linear $MAIN 0"
-	dmsetup resume m
+	main_heals
 	want 1 as retry 8000 8
 	wait $w || die "write: $(cat /run/w)"
 	want ok $io check $R 7900 200 6
@@ -679,9 +684,7 @@ case_held_read_is_tried_again() {
 	bad_main
 	managed hold 15000
 	held_read 7900 200 6
-	dmsetup suspend --noflush m
-	dmsetup load m --table "0 $LEN linear $MAIN 0"
-	dmsetup resume m
+	main_heals
 	want 1 as retry 8000 8
 	wait $w || die "read: $(cat /run/r)"
 	msg errors 0 | grep -q "healed read main 8000 8000 8"
@@ -736,12 +739,7 @@ case_reads_are_held_only_if_asked() {
 }
 
 case_held_read_ends_with_its_first_error() {
-	dmsetup create m <<-T
-		0 8000 linear $MAIN 0
-		8000 32 error
-		8032 $((LEN - 8032)) linear $MAIN 8032
-	T
-	M=/dev/mapper/m
+	bad_main 32
 	managed hold 15000
 	as lease 30000 reads
 	$io read $R 7990 64 >/run/r & w=$!
@@ -754,12 +752,7 @@ case_held_read_ends_with_its_first_error() {
 
 case_writes_are_held_beside_many_reads() {
 	# More than reads may have: 300 bad blocks a read.
-	dmsetup create m <<-T
-		0 8000 linear $MAIN 0
-		8000 24000 error
-		32000 $((LEN - 32000)) linear $MAIN 32000
-	T
-	M=/dev/mapper/m
+	bad_main 24000
 	managed hold 15000
 	as lease 30000 reads
 	pids=
@@ -818,9 +811,7 @@ case_noflush_while_a_read_is_held() {
 	want 0 field 10
 	dmsetup resume r
 	until_true '[ $(field 10) = 1 ]'
-	dmsetup suspend --noflush m
-	dmsetup load m --table "0 $LEN linear $MAIN 0"
-	dmsetup resume m
+	main_heals
 	want 1 as retry 8000 8
 	wait $w || die "read: $(cat /run/r)"
 }
@@ -1282,12 +1273,7 @@ case_same_device() {
 }
 
 case_many_held() {
-	dmsetup create m <<-T
-		0 8000 linear $MAIN 0
-		8000 512 error
-		8512 $((LEN - 8512)) linear $MAIN 8512
-	T
-	M=/dev/mapper/m
+	bad_main 512
 	managed hold 10000
 	as lease 30000
 	$io write $R 7900 1000 5 >/run/w & w=$!
@@ -1479,12 +1465,7 @@ case_only_the_medium_is_held() {
 
 case_held_cap() {
 	# 1200 bad blocks: more than may be held.
-	dmsetup create m <<-T
-		0 8000 linear $MAIN 0
-		8000 16000 error
-		24000 $((LEN - 24000)) linear $MAIN 24000
-	T
-	M=/dev/mapper/m
+	bad_main 16000
 	managed hold 15000
 	as lease 30000
 	t0=$(now_ms)
