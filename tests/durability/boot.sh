@@ -4,8 +4,8 @@ here=$PWD/tests/durability
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 out=$target/durability
 mkdir -p "$out"
-# As for the unit tests, so that nothing is compiled a second time.
-cargo build -q --locked --workspace --bins
+# With a test among what is built, dependencies are as the unit tests have them, and nothing is compiled a second time.
+cargo build -q --locked --workspace --bins --test cli
 tree=$(tests/kmod/kernel.sh uml)
 module=$(tests/kmod/uml-module.sh)
 make -s -C tests/kmod out/iotool

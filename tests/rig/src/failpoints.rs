@@ -8,7 +8,7 @@ use std::process::Command;
 pub struct Failpoints(PathBuf);
 
 impl Failpoints {
-    /// Builds that daemon.
+    /// Builds that daemon. With a test among what is built it is the one that the tests of the command line have run.
     pub fn build() -> Result<Self> {
         let stage = crate::payload()?;
         // In the product nothing waits to be told to die.
@@ -16,7 +16,7 @@ impl Failpoints {
         ensure!(!product.windows(18).any(|text| text == b"remap-guardian.die"), "the product has failpoints");
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let build = Command::new(env!("CARGO"))
-            .args(["build", "--locked", "--workspace", "--bin", "remap-guardian", "--features", "remap-guardian/failpoints"])
+            .args(["build", "--locked", "--workspace", "--bin", "remap-guardian", "--test", "cli"])
             .current_dir(&workspace)
             .status()?;
         ensure!(build.success(), "the daemon with failpoints cannot be built");
