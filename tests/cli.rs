@@ -103,6 +103,27 @@ fn mistakes_in_policies_are_named() {
 }
 
 #[test]
+fn what_no_disk_could_ever_follow_is_named() {
+    for (file, text, says) in [
+        ("balanced.old.toml", "", "rename the file"),
+        ("balancd.d/mine.toml", "[spending]\nblocks_per_hour = 1\n", "there is no policy “balancd”"),
+        ("archive.toml", "[[match]]\ntransport = \"SATA\"\n", "fits none of nvme, sata"),
+        ("archive.toml", "[spare]\nreserve_blocks = 0\n", "0 is not within 1 to 65536"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policies").join(file);
+        std::fs::create_dir_all(dir.path().join("policies")).unwrap();
+        std::fs::write(dir.path().join("policies/.#archive.toml"), "what an editor leaves").unwrap();
+        assert_eq!(policy(dir.path(), &["check"]).0, 0, "before {file}");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        let (code, out, err) = policy(dir.path(), &["check"]);
+        assert!(code == 1 && out.is_empty(), "{file}: {out}");
+        assert!(err.contains(says) && err.contains(file.split('/').next().unwrap()), "{file}: {err}");
+    }
+}
+
+#[test]
 fn every_verb_of_dm_has_help() {
     let dir = tempfile::tempdir().unwrap();
     let (_, all, _) = run(dir.path(), &["dm", "--help"]);
@@ -265,6 +286,9 @@ fn settings_from_the_environment_are_checked() {
         assert_eq!(output.status.code(), Some(1));
         assert!(String::from_utf8_lossy(&output.stderr).contains(named));
     }
+    // What a command of notify's has in its environment is none.
+    let told = command(dir.path()).env("REMAP_GUARDIAN_SET", "data").env("REMAP_GUARDIAN_SENTENCE", "x").arg("status").output();
+    assert!(!String::from_utf8_lossy(&told.unwrap().stderr).contains("settings"));
 }
 
 #[test]

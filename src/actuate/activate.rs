@@ -191,8 +191,16 @@ fn start_closed(dm: &DM, uuid: &DmUuidBuf, device: &str, sectors: u64, params: S
     Ok(active)
 }
 
-/// How many spares the live table of a set's device has. Fewer than the set, if one has joined since the table was loaded.
-pub fn live_spares(set: &SetDescription) -> Result<usize, ActivateError> {
+/// The devices in the live table of a set, by their numbers.
+pub struct LiveMembers {
+    /// Main.
+    pub main: (u32, u32),
+    /// Fewer than the set has, if one has joined since the table was loaded.
+    pub spares: Vec<(u32, u32)>,
+}
+
+/// What the live table of a set's device has.
+pub fn live_members(set: &SetDescription) -> Result<LiveMembers, ActivateError> {
     let device = set.name.as_str();
     let uuid = DmUuidBuf::new(text::dm_uuid(set.id)).map_err(step("naming", device))?;
     let options = DmOptions::default().set_flags(DmFlags::DM_STATUS_TABLE | DmFlags::DM_NOFLUSH);
@@ -202,7 +210,10 @@ pub fn live_spares(set: &SetDescription) -> Result<usize, ActivateError> {
         return Err(strange(format!("it has {} lines", lines.len())));
     };
     match dm::target::Target::parse(kind, params) {
-        Ok(dm::target::Target::Remap(table)) => Ok(table.spares().count()),
+        Ok(dm::target::Target::Remap(table)) => {
+            let number = |member: &dm::Device| member.devno().ok_or_else(|| strange(format!("“{}” is no number", member.0)));
+            Ok(LiveMembers { main: number(&table.main)?, spares: table.spares().map(number).collect::<Result<_, _>>()? })
+        }
         Ok(other) => Err(strange(format!("its target is {}", other.kind()))),
         Err(error) => Err(strange(error.to_string())),
     }
@@ -211,7 +222,7 @@ pub fn live_spares(set: &SetDescription) -> Result<usize, ActivateError> {
 /// Gives the live device of a set a table with more spares, behind those that it has. The device stays, with all that the target
 /// knows of it, and whoever uses it sees no error: I/O that cannot go on meanwhile is sent again.
 ///
-/// After an error the old table is in force, which [`live_spares`] tells.
+/// After an error the old table is in force, which [`live_members`] tells.
 pub fn extend(set: &SetDescription, main: (u32, u32), spares: &[(u32, u32)], bounds: Bounds) -> Result<(), ActivateError> {
     let params = text::table_params(set, main, spares, bounds)?;
     let device = set.name.as_str();

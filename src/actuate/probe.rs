@@ -3,7 +3,7 @@
 
 use super::VerifyError;
 use super::care::WholeTable;
-use super::salvage::{answers_elsewhere, read_what_can_be_read};
+use super::salvage::{LOOK_MS, answers_elsewhere, read_what_can_be_read};
 use super::steps::FENCE_MS;
 use crate::edge::{BlockIo, IoError, Target};
 use crate::engine::Outcome;
@@ -147,7 +147,7 @@ impl Prober {
         let Some(blocks) = extent.align_outward(Sectors::from_bytes(u64::from(self.main.logical_block()))) else {
             return Outcome::Failed("the range is out of bounds".into());
         };
-        match read_what_can_be_read(self.main.as_ref(), blocks, self.block, &[]) {
+        match read_what_can_be_read(self.main.as_ref(), blocks, self.block, &[], LOOK_MS) {
             Ok(found) => Outcome::Probed { unreadable: found.lost },
             Err(error) => Outcome::Failed(error.to_string()),
         }

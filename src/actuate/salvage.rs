@@ -11,7 +11,10 @@ use std::time::Instant;
 /// may keep a drive busy for longer than the write can wait.
 const PATIENCE_MS: u64 = 1_500;
 /// How long all reads under a fence may take, ms. After it the fence would end before its seal, and other cures wait for this one.
-const BUDGET_MS: u64 = FENCE_MS - 1_500;
+pub const UNDER_FENCE_MS: u64 = FENCE_MS - 1_500;
+/// How long a look at a block without a fence may take, ms. A drive may try for some seconds before it gives a sector up, and a block
+/// has eight.
+pub const LOOK_MS: u64 = 60_000;
 
 /// What a range of a device gave.
 pub struct Found {
@@ -23,16 +26,22 @@ pub struct Found {
     pub unread: Vec<Sector>,
 }
 
-/// Reads a range block by block, and a block that fails by logical blocks.
+/// Reads a range block by block, and a block that fails by logical blocks, all in `budget` ms.
 ///
 /// Sectors in `covered` are read too, since a crash before the write that brings them must leave their old content; but
 /// only as long as the write can wait for it.
-pub fn read_what_can_be_read(io: &dyn BlockIo, extent: Extent, block: Sectors, covered: &[Extent]) -> Result<Found, IoError> {
+pub fn read_what_can_be_read(
+    io: &dyn BlockIo,
+    extent: Extent,
+    block: Sectors,
+    covered: &[Extent],
+    budget: u64,
+) -> Result<Found, IoError> {
     let mut found = Found { content: vec![0; extent.len().bytes() as usize], lost: Vec::new(), unread: Vec::new() };
     let logical = Sectors::from_bytes(u64::from(io.logical_block()));
     let start = Instant::now();
     let left = |ms: u64| ms.saturating_sub(start.elapsed().as_millis() as u64);
-    let (patience, budget) = (|| left(PATIENCE_MS), || left(BUDGET_MS));
+    let (patience, budget) = (|| left(PATIENCE_MS), || left(budget));
     for block in pieces(extent, block, block) {
         let at = Sectors(block.start().0 - extent.start().0).bytes() as usize;
         let part = &mut found.content[at..at + block.len().bytes() as usize];

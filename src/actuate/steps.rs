@@ -3,7 +3,7 @@
 
 use super::care::Care;
 use super::reconcile;
-use super::salvage::{Refused, answers_elsewhere, read_what_can_be_read, write_salvaged};
+use super::salvage::{Refused, UNDER_FENCE_MS, answers_elsewhere, read_what_can_be_read, write_salvaged};
 use super::spare_table::{CommitError, SpareTable};
 use crate::edge::{BlockIo, FenceId, IoError, Target, TargetFault};
 use crate::engine::{Outcome, Step, Tended};
@@ -128,7 +128,7 @@ impl Actuator {
         }
         let there = |main: &Extent| moved(main, remap.main, range);
         let covered: Vec<Extent> = covered.iter().filter_map(there).collect();
-        let mut found = match read_what_can_be_read(source, range, self.block, &covered) {
+        let mut found = match read_what_can_be_read(source, range, self.block, &covered, UNDER_FENCE_MS) {
             Ok(found) => found,
             Err(error) => {
                 return Outcome::Failed(format!("reading {name} failed, which says nothing about its content: {error}"));

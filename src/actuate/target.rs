@@ -190,6 +190,11 @@ impl Target for DmTarget {
         let mut last = all.records.last().map(|record| record.seq);
         while let Some(seq) = last.filter(|seq| seq.saturating_add(1) < all.next) {
             let page = self.page_of_errors(seq + 1)?;
+            if page.oldest > seq + 1 {
+                // Overwritten meanwhile. Whoever asks next, from here on, sees the gap.
+                all.next = seq + 1;
+                break;
+            }
             last = page.records.last().map(|record| record.seq).filter(|next| *next > seq);
             let promised = all.next;
             all.records.extend(page.records.into_iter().filter(|record| record.seq > seq && record.seq < promised));

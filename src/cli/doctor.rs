@@ -1,8 +1,8 @@
 //! `remap-guardian doctor`.
 
 use crate::config::Settings;
-use crate::control::{Request, SetReport, StatusReport, client};
-use crate::model::{ScrubState, Sectors};
+use crate::control::{InForce, Request, SetReport, StatusReport, client};
+use crate::model::{Action, ScrubState, Sectors};
 use crate::policy::Policies;
 use crate::sources::patience::{self, Patience, Recovery};
 use crate::sources::tool::run;
@@ -76,6 +76,7 @@ pub fn main(_: &Args, settings: &Settings, json: bool) -> anyhow::Result<ExitCod
             all.push(at_boot());
             for set in &report.sets {
                 all.extend(of_set(set, settings.hold_ms));
+                all.extend(set.policy.as_ref().and_then(|in_force| of_policy(set, in_force, settings)));
             }
         }
         Err(error) => {
@@ -179,7 +180,10 @@ fn of_set(set: &SetReport, hold_ms: u64) -> Vec<Finding> {
         Some(scrub) if scrub.bad_blocks > 0 => {
             advice(&name, super::scrub::words(scrub), format!("remap-guardian history {name}"))
         }
-        Some(scrub) if scrub.state == ScrubState::Done && now.saturating_sub(scrub.began.0) > SCRUB_AGE_MS => {
+        Some(scrub) if scrub.state == ScrubState::Stopped => {
+            advice(&name, super::scrub::words(scrub), format!("remap-guardian scrub {name}"))
+        }
+        Some(scrub) if now.saturating_sub(scrub.began.0) > SCRUB_AGE_MS => {
             advice(&name, format!("{}: that is long ago", super::scrub::words(scrub)), timer)
         }
         Some(scrub) => well(&name, super::scrub::words(scrub)),
@@ -195,6 +199,15 @@ fn of_set(set: &SetReport, hold_ms: u64) -> Vec<Finding> {
         }
     }
     all
+}
+
+/// A set whose policy only watches.
+fn of_policy(set: &SetReport, in_force: &InForce, settings: &Settings) -> Option<Finding> {
+    let policies = Policies::load(&settings.policy, &settings.policy_dirs).ok()?;
+    let policy = &policies.get(&in_force.name)?.policy;
+    let says = format!("its policy “{}” moves nothing when a write fails: {}", in_force.name, in_force.why);
+    let next = format!("remap-guardian policy show --set {}", set.name);
+    (policy.write_error.action == Action::Observe).then(|| advice(set.name.as_str(), says, next))
 }
 
 /// Whether a drive gives up a sector before the kernel gives up the drive, and before a held write gets its error.

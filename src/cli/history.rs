@@ -80,7 +80,8 @@ pub fn main(args: &Args, settings: &Settings, json: bool) -> anyhow::Result<Exit
         }
     }
     if report.entries.is_empty() && !json {
-        writeln!(out, "nothing has happened yet")?;
+        let narrowed = args.since > Millis(0) || args.limit == 0;
+        writeln!(out, "{}", if narrowed { "nothing of it has happened" } else { "nothing has happened yet" })?;
     }
     Ok(ExitCode::SUCCESS)
 }

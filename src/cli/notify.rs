@@ -3,7 +3,7 @@
 //! It is a client and no part of the daemon: what the command does, opens and waits for cannot keep a cure waiting.
 
 use super::history::line_of_json;
-use crate::config::Settings;
+use crate::config::{Settings, TOLD};
 use crate::control::client::{self, CallError};
 use crate::control::{NewsReport, Request};
 use crate::model::{Entry, Urgency};
@@ -107,9 +107,7 @@ fn tell(command: &[OsString], entry: &Entry) -> anyhow::Result<()> {
     let name = command[0].to_string_lossy();
     let mut child = Command::new(&command[0])
         .args(&command[1..])
-        .env("REMAP_GUARDIAN_SET", entry.name.to_string())
-        .env("REMAP_GUARDIAN_URGENCY", entry.what.urgency().word())
-        .env("REMAP_GUARDIAN_SENTENCE", entry.what.sentence())
+        .envs(TOLD.into_iter().zip([entry.name.to_string(), entry.what.urgency().word().into(), entry.what.sentence()]))
         .stdin(Stdio::piped())
         .spawn()
         .with_context(|| format!("{name} cannot be run"))?;

@@ -9,6 +9,7 @@ use crate::policy::{Loaded, Policies, Policy, Rule};
 use anyhow::Context;
 use serde_json::{Value, json};
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Verbs of `policy`.
@@ -61,7 +62,7 @@ pub fn main(args: &Args, settings: &Settings, json: bool) -> anyhow::Result<Exit
     let mut out = std::io::stdout().lock();
     match &args.verb {
         Verb::List => list(&load(settings)?, &open_sets(settings)?, json, &mut out)?,
-        Verb::Check => check(&load(settings)?, json, &mut out)?,
+        Verb::Check => check(&load(settings)?, &settings.policy_dirs, json, &mut out)?,
         Verb::Show(which) => show(&load(settings)?, which, settings, json, &mut out)?,
         Verb::Explain(which) => explain(&load(settings)?, which.entry, settings, json, &mut out)?,
         Verb::Reload => {
@@ -71,6 +72,17 @@ pub fn main(args: &Args, settings: &Settings, json: bool) -> anyhow::Result<Exit
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// With the policy that each would be for.
+fn drop_in_folders(dir: &Path) -> Vec<(String, PathBuf)> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut folders: Vec<_> = entries
+        .filter_map(|path| Some((path.file_name()?.to_str()?.strip_suffix(".d")?.to_owned(), path)))
+        .filter(|(_, path)| path.is_dir())
+        .collect();
+    folders.sort();
+    folders
 }
 
 fn load(settings: &Settings) -> anyhow::Result<Policies> {
@@ -112,7 +124,10 @@ fn list(policies: &Policies, sets: &[SetReport], json: bool, out: &mut impl Writ
     Ok(writeln!(out, "{}", rows.trim_fmt())?)
 }
 
-fn check(policies: &Policies, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+fn check(policies: &Policies, dirs: &[PathBuf], json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+    if let Some(folder) = dirs.iter().flat_map(|dir| drop_in_folders(dir)).find(|(name, _)| policies.get(name).is_none()) {
+        anyhow::bail!("policy: {}: there is no policy “{}”, so nothing reads what is in it", folder.1.display(), folder.0);
+    }
     if json {
         let names: Vec<&str> = policies.all().map(|loaded| loaded.policy.name.as_str()).collect();
         return Ok(writeln!(out, "{}", json!({"good": names}))?);
@@ -177,7 +192,7 @@ fn explain(policies: &Policies, number: u64, settings: &Settings, json: bool, ou
         .with_context(|| format!("the history has no entry {number}\n  next: see the numbers: remap-guardian history"))?;
     let Some(decision) = decision_of(&entry) else {
         anyhow::bail!(
-            "entry {number} tells of no decision: {}\n  next: explain one that says “remapped” or “not remapped”",
+            "entry {number} tells of no decision: {}\n  next: explain one that says “healed”, “NOT healed” or “back on main”",
             entry.what.sentence()
         );
     };
@@ -207,7 +222,12 @@ fn explain(policies: &Policies, number: u64, settings: &Settings, json: bool, ou
 
 fn decision_of(entry: &Entry) -> Option<&Decision> {
     match &entry.what {
-        What::Remapped { decision, .. } | What::NotRemapped { decision, .. } | What::Trend { decision, .. } => Some(decision),
+        What::Remapped { decision, .. }
+        | What::NotRemapped { decision, .. }
+        | What::Relocated { decision, .. }
+        | What::Unremapped { decision, .. }
+        | What::StaysRemapped { decision, .. }
+        | What::Trend { decision, .. } => Some(decision),
         _ => None,
     }
 }

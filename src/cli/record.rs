@@ -29,8 +29,8 @@ pub struct Args {
     /// The file to write; it must not be there yet
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
-    /// Its size at most, MiB
-    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    /// Its size at most, MiB, up to the 512 that `simulate` reads
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=512))]
     most: u64,
 }
 

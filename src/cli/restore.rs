@@ -61,7 +61,15 @@ pub fn main(args: &Args, settings: &Settings, json: bool) -> anyhow::Result<Exit
         }
         lines = client::call::<Said>(&settings.socket(), &order)?.lines;
     }
-    let said: Said = client::call(&settings.socket(), &Request::Restore { name: args.name.clone() })?;
+    let said: Said = match client::call(&settings.socket(), &Request::Restore { name: args.name.clone() }) {
+        Ok(said) => said,
+        Err(error) => {
+            if !lines.is_empty() {
+                super::print_said(&Said { lines }, json)?;
+            }
+            return Err(error.into());
+        }
+    };
     lines.extend(said.lines);
     super::print_said(&Said { lines }, json)
 }

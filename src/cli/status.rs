@@ -4,7 +4,7 @@ use super::text::table;
 use crate::config::Settings;
 use crate::control::client::CallError;
 use crate::control::{Request, SetReport, StatusReport, client};
-use crate::model::{Sectors, SetName};
+use crate::model::{Sectors, SetId, SetName};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -57,6 +57,7 @@ fn from_store(args: &Args, settings: &Settings) -> anyhow::Result<StatusReport> 
             id: desc.id.to_string(),
             state: match crate::actuate::degraded::find(desc.id) {
                 Ok(Some(degraded)) => degraded.to_string(),
+                _ if is_mapped(desc.id) => "open, but remap-guardian is not running".into(),
                 _ => "remap-guardian is not running".into(),
             },
             disks: Vec::new(),
@@ -73,6 +74,10 @@ fn from_store(args: &Args, settings: &Settings) -> anyhow::Result<StatusReport> 
         anyhow::bail!("there is no set “{name}”\n  next: see the known ones: remap-guardian status");
     }
     Ok(StatusReport { daemon: String::new(), policy: String::new(), sets })
+}
+
+fn is_mapped(set: SetId) -> bool {
+    crate::actuate::activate::find_active(set).is_ok_and(|active| active.is_some_and(|active| active.has_table))
 }
 
 fn show(report: &StatusReport, detail: bool, out: &mut impl Write) -> std::io::Result<()> {
@@ -111,6 +116,7 @@ fn show(report: &StatusReport, detail: bool, out: &mut impl Write) -> std::io::R
 fn short_state(set: &SetReport) -> String {
     match set.state.as_str() {
         "open" => "open".into(),
+        open if open.starts_with("open, but") => "open, not cured".into(),
         degraded if degraded.starts_with("DEGRADED") => "DEGRADED".into(),
         _ => "NOT OPEN".into(),
     }

@@ -53,6 +53,9 @@ impl Default for Settings {
     }
 }
 
+/// What `notify` tells its command in the environment. The command may well call `remap-guardian`, for which these are no settings.
+pub const TOLD: [&str; 3] = ["REMAP_GUARDIAN_SET", "REMAP_GUARDIAN_URGENCY", "REMAP_GUARDIAN_SENTENCE"];
+
 /// Settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("settings: {0}")]
@@ -71,8 +74,11 @@ impl Settings {
             toml::from_str::<Settings>(&text).map_err(|error| bad(&error.to_string().trim_end()))?;
             builder = builder.add_source(config::File::from(file));
         }
+        let variables = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+        let settings = variables.filter(|(key, _)| !TOLD.contains(&key.as_str())).collect();
         builder = builder.add_source(
             config::Environment::with_prefix("REMAP_GUARDIAN")
+                .source(Some(settings))
                 .try_parsing(true)
                 .list_separator(":")
                 .with_list_parse_key("policy_dirs"),

@@ -1,6 +1,6 @@
 //! The command line's end of the control socket.
 
-use super::{MAX_MESSAGE, Reason, Reply, Request};
+use super::{MAX_ANSWER, Reason, Reply, Request};
 use serde::de::DeserializeOwned;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -35,9 +35,10 @@ pub fn call<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T, 
     message.push(0);
     stream.write_all(&message).map_err(|error| broken(&error))?;
     let mut answer = Vec::new();
-    BufReader::new(stream.take(MAX_MESSAGE as u64)).read_until(0, &mut answer).map_err(|error| broken(&error))?;
+    BufReader::new(stream.take(MAX_ANSWER as u64)).read_until(0, &mut answer).map_err(|error| broken(&error))?;
     if answer.pop() != Some(0) {
-        return Err(CallError::Broken("the answer ended early".into()));
+        let longer = answer.len() + 1 >= MAX_ANSWER;
+        return Err(CallError::Broken(if longer { "the answer is longer than 1 GiB" } else { "the answer ended early" }.into()));
     }
     match serde_json::from_slice(&answer).map_err(|error| broken(&error))? {
         Reply::Ok { parameters } => serde_json::from_value(parameters).map_err(|error| broken(&error)),

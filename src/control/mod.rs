@@ -16,6 +16,9 @@ use std::path::PathBuf;
 /// The largest message, bytes.
 pub const MAX_MESSAGE: usize = 16 << 20;
 
+/// The longest answer that a client reads, bytes: a history of a million entries.
+pub const MAX_ANSWER: usize = 1 << 30;
+
 /// Ranges of a map that are looked at, at most.
 pub const MOST_AREAS: usize = 10_000;
 

@@ -29,4 +29,4 @@ pub use stack::below;
 pub use status::Status;
 pub use table::{BadTable, Line, Table};
 pub use target::Target;
-pub use words::BadParams;
+pub use words::{BadParams, Device};

@@ -258,7 +258,7 @@ impl SetState {
                     self.return_later(&remap.main, &Decision { action: Action::Unremap, ..case.decision.clone() });
                 }
                 let len = spare_len(remap.main.len(), self.desc.block());
-                self.spent.push_back((now, len.0 / self.desc.block().0));
+                self.count_spent(now, (len.0 / self.desc.block().0) as i64);
                 self.spares[usize::from(remap.spare)].spend(now, len.0 as i64);
                 let (saved, decision, class) = (case.saved, case.decision, case.fault.class);
                 let took_ms = now.0.saturating_sub(case.fault.at.0);

@@ -9,6 +9,7 @@ mod read_hold_tests;
 mod relocate;
 mod set;
 mod snapshot;
+mod spent;
 mod status;
 mod storm;
 mod tending;

@@ -17,6 +17,9 @@ const LOOKS: u8 = 3;
 /// With so many looks to come a read would wait for its bound, and for nothing.
 const PROBES: usize = 4;
 
+/// So many looks wait for the disk at most. Each takes as long as its bad sectors do.
+const MOST_PROBES: usize = 64;
+
 /// How often a block was tried again for reads that waited.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Looks {
@@ -93,6 +96,9 @@ impl SetState {
         self.read_errors.retain(|_, at| now.0 < at.0 + HOUR);
         if quiet {
             return Vec::new();
+        }
+        if self.cases.values().filter(|case| case.stage == Stage::Probing).count() >= MOST_PROBES {
+            return vec![Effect::Record(self.error_entry(now, &failed, Vec::new()))];
         }
         self.look_closer(now, self.fault(Member::Main, Op::Read, extent, failed.error.class, now), recorded(), false, next_case)
     }

@@ -5,7 +5,7 @@ use super::observe::Looks;
 use super::storm::{Change, Storm};
 use super::tending::Tending;
 use super::unremap::{OPERATOR, again};
-use super::{Effect, Event, Spent};
+use super::{Effect, Event};
 use crate::model::{
     Action, Counter, Decision, Entry, ErrorClass, Extent, Fault, Member, Millis, Op, Remap, Sector, Sectors, SetDescription,
     SetId, TargetErrorKind, What,
@@ -138,12 +138,12 @@ impl SetState {
         set
     }
 
-    /// Goes on with what an earlier session knew and no disk knows: a storm, what was spent, what is to go back.
+    /// Goes on with what an earlier session knew and neither disk nor history knows: a storm, what is to go back.
     pub(super) fn after(self, mut before: SetState) -> SetState {
         let cut_off = before.cases.values().filter_map(|case| Some((case.taken_back()?.main.start(), case.decision.clone())));
         let returning = cut_off.chain(std::mem::take(&mut before.returning)).collect();
-        let SetState { desc, policy, remaps, spares, cases, waiting, session, .. } = self;
-        SetState { desc, policy, remaps, spares, cases, waiting, returning, session, ..before }
+        let SetState { desc, policy, remaps, spares, spent, cases, waiting, session, .. } = self;
+        SetState { desc, policy, remaps, spares, spent, cases, waiting, returning, session, ..before }
     }
 
     /// The set.
@@ -231,7 +231,10 @@ impl SetState {
                 for failed in found.failed {
                     effects.extend(self.on_failed(now, failed, next_case));
                 }
-                for fault in found.held {
+                // What is tried again may be healed and done before a cure by its old word begins: it tells of itself anew, if not.
+                let again =
+                    |fault: &Fault| missed > 0 || stale.iter().any(|r| r.main.is_some_and(|of| of.overlaps(&fault.extent)));
+                for fault in found.held.into_iter().filter(|fault| !again(fault)) {
                     effects.extend(match fault.op {
                         Op::Read => self.on_held_read(now, &fault, next_case),
                         _ => self.on_held(now, fault, next_case),
@@ -299,13 +302,7 @@ impl SetState {
             }
             Event::Done { case, outcome, .. } => self.on_done(now, case, outcome, next_case),
             Event::Spent { known_ms, spent, .. } => {
-                let ago = |ms: u64| now.0 as i64 - ms.min(i64::MAX as u64) as i64;
-                self.spares.iter_mut().for_each(|spare| spare.spending.known_since(ago(known_ms)));
-                for Spent { spare, ago_ms, sectors } in spent {
-                    if let Some(spare) = self.spares.get_mut(usize::from(spare)) {
-                        spare.spending.add(ago(ago_ms), sectors);
-                    }
-                }
+                self.recall_spent(now, known_ms, spent);
                 Vec::new()
             }
             Event::Policy { policy, .. } => {

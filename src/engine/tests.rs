@@ -477,3 +477,45 @@ fn no_spare_is_tended_while_a_write_waits() {
     engine.apply(Millis(6), Event::Done { set: SET, case: *case, outcome: Outcome::Released });
     assert_eq!(tended_at(&mut engine, 7), Some(7));
 }
+
+#[test]
+fn what_was_spent_before_counts_and_what_went_back_does_not() {
+    const HOUR: u64 = 3_600_000;
+    let now = Millis(100 * HOUR);
+    let mut engine = engine(Policy::test_balanced());
+    engine.sets.get_mut(&SET).unwrap().count_spent(now, 5);
+    let spent = |hours: u64, sectors: i64| Spent { spare: 0, ago_ms: hours * HOUR + HOUR / 2, sectors };
+    let spent = vec![spent(30, 800), spent(0, 16), spent(5, 7), spent(6, 80), spent(4, -16)];
+    engine.apply(now, Event::Spent { set: SET, known_ms: 40 * HOUR, spent });
+    let state = engine.sets.get_mut(&SET).unwrap();
+    // Of the 11 blocks that were spent by then, two came back.
+    let blocks = |state: &SetState| state.spent.iter().map(|(_, blocks)| *blocks).collect::<Vec<_>>();
+    assert_eq!(blocks(state), [9, 2, 5]);
+    state.count_spent(now, -6);
+    assert_eq!(blocks(state), [9, 1]);
+    state.count_spent(now, -100);
+    assert_eq!(blocks(state), [0; 0]);
+}
+
+#[test]
+fn what_is_tried_again_is_not_cured_by_its_old_word() {
+    let mut engine = engine(Policy::test_balanced());
+    let Event::Errors { records, .. } = told(1, TargetErrorKind::Held) else { unreachable!() };
+    let effects = engine.apply(Millis(1), Event::Errors { set: SET, records, missed: 3 });
+    assert!(matches!(effects[..], [Effect::Retry { .. }]), "{effects:?}");
+    assert!(engine.set(SET).unwrap().status(Millis(1)).cases.is_empty());
+}
+
+#[test]
+fn no_more_than_some_looks_wait_for_a_disk_and_every_error_is_told() {
+    let mut engine = engine(Policy::test_balanced());
+    let Event::Errors { records, .. } = told(1, TargetErrorKind::Failed) else { unreachable!() };
+    let failed = |place: u64| {
+        let main = Some(Extent::new(Sector(80 + place * 80), Sectors(8)).unwrap());
+        TargetError { seq: place, op: Op::Read, main, ..records[0].clone() }
+    };
+    let event = Event::Errors { set: SET, records: (0..100).map(failed).collect(), missed: 0 };
+    let effects = engine.apply(Millis(1), event);
+    let looks = effects.iter().filter(|effect| matches!(effect, Effect::Probe { .. })).count();
+    assert_eq!((looks, recorded(&effects).len()), (64, 36));
+}

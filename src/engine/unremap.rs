@@ -155,6 +155,7 @@ impl SetState {
             spare.reserve.add([extent]);
             spare.alerted = spare.alerted.min(spare.percent());
             spare.spend(now, -(extent.len().0 as i64));
+            self.count_spent(now, -((extent.len().0 / self.desc.block().0) as i64));
         }
         // Before history: with the entry it is forgotten that the remap was about to go. What is not free now is so after the next
         // start, which gives every table block its second copy.

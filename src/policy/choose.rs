@@ -2,7 +2,7 @@
 
 use super::disk::Disk;
 use super::file::Policy;
-use super::load::{Loaded, PolicyError, load, tomls};
+use super::load::{Loaded, PolicyError, is_name, load, tomls};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -18,9 +18,15 @@ impl Policies {
     ///
     /// One broken file refuses them all: it might be the one that is meant for a disk.
     pub fn load(default: &str, dirs: &[PathBuf]) -> Result<Policies, PolicyError> {
-        let names = |dir: &PathBuf| tomls(dir).into_iter().filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()));
-        let mut names: BTreeSet<String> = dirs.iter().flat_map(names).collect();
-        names.insert(default.into());
+        let mut names = BTreeSet::from([default.to_owned()]);
+        for path in dirs.iter().flat_map(|dir| tomls(dir)) {
+            let name = path.file_stem().and_then(|name| name.to_str()).filter(|name| is_name(name));
+            let Some(name) = name.map(str::to_owned) else {
+                let message = "a policy's name is of letters, digits, - and _; rename the file, or remove it".into();
+                return Err(PolicyError::Bad { path, message });
+            };
+            names.insert(name);
+        }
         let all = names.into_iter().map(|name| Ok((name.clone(), load(&name, dirs)?))).collect::<Result<_, _>>()?;
         Ok(Policies { all, default: default.into() })
     }

@@ -54,6 +54,9 @@ pub struct Match {
     pub rotational: Option<bool>,
 }
 
+/// What a disk's transport can be.
+pub const TRANSPORTS: [&str; 9] = ["nvme", "sata", "ata", "sas", "scsi", "usb", "virtio", "mmc", "other"];
+
 /// Failed writes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -225,8 +228,9 @@ impl Policy {
         if self.read_error.action == Action::Unremap {
             return bad("read_error.action", "use observe, remap or rewrite".into());
         }
-        if self.spare.reserve_blocks > 65536 {
-            return bad("spare.reserve_blocks", format!("{} is more than 65536", self.spare.reserve_blocks));
+        if !(1..=65_536).contains(&self.spare.reserve_blocks) {
+            let why = format!("{} is not within 1 to 65536: what is not ready serves no error", self.spare.reserve_blocks);
+            return bad("spare.reserve_blocks", why);
         }
         if let Some(percent) = self.spare.alert_percent.iter().find(|&&percent| percent == 0 || percent > 100) {
             return bad("spare.alert_percent", format!("{percent} is not within 1 to 100"));
@@ -280,8 +284,11 @@ impl Match {
             return Err("an entry without a key would fit every disk; set “policy” in config.toml instead".into());
         }
         for (key, pattern, _) in self.texts(&Disk::default()) {
-            if let Some(pattern) = pattern {
-                glob::Pattern::new(pattern).map_err(|error| format!("{key} = “{pattern}”: {}", error.msg))?;
+            if let Some(text) = pattern {
+                let pattern = glob::Pattern::new(text).map_err(|error| format!("{key} = “{text}”: {}", error.msg))?;
+                if key == "transport" && !TRANSPORTS.iter().any(|known| pattern.matches(known)) {
+                    return Err(format!("{key} = “{text}” fits none of {}", TRANSPORTS.join(", ")));
+                }
             }
         }
         Ok(())

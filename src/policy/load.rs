@@ -42,8 +42,7 @@ pub struct Loaded {
 /// Loads policy `name` from `dirs`, lowest priority first.
 pub fn load(name: &str, dirs: &[PathBuf]) -> Result<Loaded, PolicyError> {
     let looked: Vec<PathBuf> = dirs.iter().map(|dir| dir.join(format!("{name}.toml"))).collect();
-    let plain = !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"_-".contains(&c));
-    if !plain || !looked.iter().any(|path| path.exists()) {
+    if !is_name(name) || !looked.iter().any(|path| path.exists()) {
         return Err(PolicyError::Missing { name: name.into(), looked });
     }
     let of_dir = |(dir, main): (&PathBuf, &PathBuf)| {
@@ -54,10 +53,18 @@ pub fn load(name: &str, dirs: &[PathBuf]) -> Result<Loaded, PolicyError> {
     merge(name, files)
 }
 
-/// The `.toml` files of a directory, sorted; none if it is not there.
+/// Can a policy be called so?
+pub(super) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"_-".contains(&c))
+}
+
+/// The `.toml` files of a directory, sorted; none if it is not there. Hidden ones are what editors leave.
 pub(super) fn tomls(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut files: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|end| end == "toml")).collect();
+    let mut files: Vec<PathBuf> = entries
+        .filter(|path| path.extension().is_some_and(|end| end == "toml"))
+        .filter(|path| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")))
+        .collect();
     files.sort();
     files
 }

@@ -12,7 +12,7 @@ pub struct Rule {
 }
 
 /// All of them.
-pub const RULES: [Rule; 15] = [
+pub const RULES: [Rule; 16] = [
     Rule {
         name: "write_error",
         key: Some("write_error.action"),
@@ -77,6 +77,7 @@ pub const RULES: [Rule; 15] = [
                   that, but the drive should be looked at",
     },
     Rule { name: "operator/unremap", key: None, meaning: "somebody asked for it by “remap-guardian unremap”" },
+    Rule { name: "operator/missing", key: None, meaning: "somebody gave a spare up by “remap-guardian restore --missing”" },
     Rule { name: "operator", key: None, meaning: "somebody asked for it by “remap-guardian remap”" },
     Rule {
         name: "target/hold",

@@ -332,12 +332,22 @@ fn make_device(desc: &SetDescription, main: &FoundDevice, spares: &[FoundDevice]
     match activate::find_active(desc.id).map_err(text)? {
         Some(half) if !half.has_table => activate::remove(&desc.name).map_err(text)?,
         Some(_) => {
-            let live = activate::live_spares(desc).map_err(text)?;
+            let activate::LiveMembers { main: live_main, spares } = activate::live_members(desc).map_err(text)?;
+            let live = spares.len();
+            let same = spares.iter().zip(&devnos).all(|(live, found)| live == found);
+            if live_main != main.devno || !same {
+                // Cures by what the disks say under their new names would be cures of nothing.
+                return Err(format!(
+                    "its device still uses a disk that went away and is back as another one; unmount {0}, remove it (dmsetup remove {0}), \
+                     then: remap-guardian restore {0}",
+                    desc.name
+                ));
+            }
             if live >= wanted {
                 return Ok(Made { fresh: false, live, why: None });
             }
             let why = activate::extend(desc, main.devno, &devnos, bounds).map_err(text).err();
-            return Ok(Made { fresh: false, live: activate::live_spares(desc).map_err(text)?, why });
+            return Ok(Made { fresh: false, live: activate::live_members(desc).map_err(text)?.spares.len(), why });
         }
         None => {}
     }
@@ -380,7 +390,7 @@ fn take_device(
         return Ok(Taken { target, watcher, adopted: None, from: From { since: 1, held_since: 1 }, care });
     }
     let mut mended = loaded.mended;
-    let from = From { since: seen.next(desc.id, target.instance()), held_since: loaded.next_error };
+    let from = From { since: seen.next(desc.id, target.instance()), held_since: 0 };
     let before = target.errors(from.since).map_err(|fault| text(&fault))?;
     let told_late = |record: &&TargetError| {
         let is_news = !matches!(record.kind, TargetErrorKind::Held | TargetErrorKind::Healed);
@@ -390,6 +400,8 @@ fn take_device(
         0 => {}
         count => mended.push(format!("{count} error records were not read before this run: what they say follows")),
     }
+    // What is held by now tells of itself anew, and what was healed since it was held must not be cured by its old word.
+    let from = From { held_since: before.next.max(loaded.next_error), ..from };
     reconcile::try_held_again(&target, desc)?;
     Ok(Taken { target, watcher, adopted: Some(mended), from, care })
 }

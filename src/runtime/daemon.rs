@@ -25,6 +25,7 @@ use crate::sources::fs_errors::FsError;
 use crate::sources::kmsg::KernelMessage;
 use anyhow::Context;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
@@ -473,12 +474,15 @@ impl Daemon {
         }
     }
 
-    /// Reads the policies anew. What is wrong with them is told, and those in force stay.
+    /// Reads the policies anew, and which of them is the default. What is wrong is told, and those in force stay.
     pub(super) fn reload(&mut self) -> Result<(), Reason> {
-        self.policies = Policies::load(&self.settings.policy, &self.settings.policy_dirs).map_err(|error| {
+        let stay = |error: &dyn std::fmt::Display| {
             tracing::error!(%error, "the policies in force stay");
             Reason::new(format!("{error}; the policies in force stay"), "mend the file and repeat; remap-guardian policy check")
-        })?;
+        };
+        let Settings { policy, policy_dirs, .. } = Settings::load(Path::new("/")).map_err(|error| stay(&error))?;
+        self.policies = Policies::load(&policy, &policy_dirs).map_err(|error| stay(&error))?;
+        (self.settings.policy, self.settings.policy_dirs) = (policy, policy_dirs);
         let chosen: Vec<_> = self.serving.iter().map(|(id, serving)| (*id, self.policy_for(&serving.main).0.clone())).collect();
         for (set, policy) in chosen {
             if let Some(watching) = self.serving.get(&set).and_then(|serving| serving.watching.as_ref()) {

@@ -26,6 +26,10 @@ impl Daemon {
         tokio::spawn(async move {
             let known = async {
                 let bad = unreadable(&store, set).await?;
+                // What was found since is not all known where history was pruned: then a scrub vouches for nothing.
+                let ends = store.ask(|store| store.history_ends()).await.map_err(|_| stopping())?;
+                let oldest = ends.map_err(|error| Reason::from(error.to_string()))?.map(|(oldest, _)| oldest.at);
+                let scrub = scrub.filter(|scrub| oldest.is_some_and(|oldest| oldest <= scrub.began));
                 let remaps = critical.ask(move |engine| engine.set(set).map(|state| state.remaps().copied().collect::<Vec<_>>()));
                 let remaps = remaps.await.ok().flatten().ok_or_else(stopping)?;
                 let mut lost = Vec::new();

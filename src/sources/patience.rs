@@ -39,6 +39,11 @@ pub fn of(disk: &str) -> Result<Option<Patience>, String> {
     command.env("LC_ALL", "C").args(["--json=c", "-n", "standby", "-i", "-l", "scterc", "--"]).arg(format!("/dev/{disk}"));
     let output = run(&mut command, PROBE_TIME).map_err(|why| format!("smartctl {why}"))?;
     let answer: Value = serde_json::from_slice(&output.stdout).map_err(|error| format!("smartctl: {error}"))?;
+    let messages =
+        answer["smartctl"]["messages"].as_array().into_iter().flatten().filter_map(|message| message["string"].as_str());
+    if messages.into_iter().any(|text| text.contains("STANDBY") || text.contains("SLEEP")) {
+        return Err("it sleeps, and was not woken to ask how long it tries".into());
+    }
     let seconds = std::fs::read_to_string(Path::new("/sys/block").join(disk).join("device/timeout"));
     let kernel_ms = seconds.ok().and_then(|text| text.trim().parse::<u64>().ok()).map(|seconds| seconds * 1000);
     Ok(recovery(&answer).map(|drive| Patience { drive, kernel_ms }))

@@ -95,10 +95,13 @@ fn union(a: Extent, b: Extent) -> Extent {
     Extent::new(start, Sectors(end.0 - start.0)).expect("the union of two extents is one")
 }
 
+/// Failed I/O is one event up to so many sectors: more is looked at by parts.
+const MAX_FAILED: u64 = MAX_BLOCKS * 8;
+
 fn merge_failed(failed: &mut Vec<Failed>, record: &TargetError) {
     let same = |f: &&mut Failed| {
         let near = match (f.extent, record.main) {
-            (Some(a), Some(b)) => a.end() >= b.start() && b.end() >= a.start(),
+            (Some(a), Some(b)) => a.end() >= b.start() && b.end() >= a.start() && union(a, b).len().0 <= MAX_FAILED,
             (None, None) => true,
             _ => false,
         };

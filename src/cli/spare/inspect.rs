@@ -41,6 +41,8 @@ struct Report<'a> {
     repair: Vec<String>,
     /// What it could not mend.
     beyond_repair: Vec<String>,
+    /// The set of which a remap table is there while both headers are lost: `restore NAME --from-history` makes them anew.
+    headerless: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -162,6 +164,7 @@ fn report<'a>(device: &'a str, examined: &'a Examined) -> Report<'a> {
         table: examined.table.as_ref().and_then(|table| table.as_ref().ok()).map(of_table),
         repair: examined.steps().iter().map(ToString::to_string).collect(),
         beyond_repair: examined.beyond_repair(),
+        headerless: examined.stray.as_ref().map(|place| place.set.to_string()),
     }
 }
 
