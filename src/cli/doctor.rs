@@ -3,7 +3,7 @@
 use crate::config::Settings;
 use crate::control::{InForce, Request, SetReport, StatusReport, client};
 use crate::model::{Action, ScrubState, Sectors};
-use crate::policy::Policies;
+use crate::policy::{Policies, PolicyError};
 use crate::sources::patience::{self, Patience, Recovery};
 use crate::sources::tool::run;
 use crate::sources::tracepoint;
@@ -69,14 +69,16 @@ fn wrong(about: &str, says: impl Into<String>, next: impl Into<String>) -> Findi
 /// Looks at the machine, the daemon and every set.
 pub fn main(_: &Args, settings: &Settings, json: bool) -> anyhow::Result<ExitCode> {
     let tells = told_by(tracepoint::is_there());
-    let mut all = vec![module(Path::new("/sys/module/dm_remap_v4_real")), tells, smartctl(), policies(settings)];
+    let loaded = Policies::load(&settings.policy, &settings.policy_dirs);
+    let mut all = vec![module(Path::new("/sys/module/dm_remap_v4_real")), tells, smartctl(), policies(&loaded)];
     match client::call::<StatusReport>(&settings.socket(), &Request::Status { name: None }) {
         Ok(report) => {
             all.push(well("daemon", format!("version {} answers", report.daemon)));
             all.push(at_boot());
             for set in &report.sets {
                 all.extend(of_set(set, settings.hold_ms));
-                all.extend(set.policy.as_ref().and_then(|in_force| of_policy(set, in_force, settings)));
+                let followed = loaded.as_ref().ok().zip(set.policy.as_ref());
+                all.extend(followed.and_then(|(policies, in_force)| of_policy(set, in_force, policies)));
             }
         }
         Err(error) => {
@@ -141,8 +143,8 @@ fn smartctl() -> Finding {
     }
 }
 
-fn policies(settings: &Settings) -> Finding {
-    match Policies::load(&settings.policy, &settings.policy_dirs) {
+fn policies(loaded: &Result<Policies, PolicyError>) -> Finding {
+    match loaded {
         Ok(policies) => well("policies", format!("all can be used; the default is “{}”", policies.default().policy.name)),
         Err(error) => wrong("policies", error.to_string(), "remap-guardian policy check"),
     }
@@ -202,8 +204,7 @@ fn of_set(set: &SetReport, hold_ms: u64) -> Vec<Finding> {
 }
 
 /// A set whose policy only watches.
-fn of_policy(set: &SetReport, in_force: &InForce, settings: &Settings) -> Option<Finding> {
-    let policies = Policies::load(&settings.policy, &settings.policy_dirs).ok()?;
+fn of_policy(set: &SetReport, in_force: &InForce, policies: &Policies) -> Option<Finding> {
     let policy = &policies.get(&in_force.name)?.policy;
     let says = format!("its policy “{}” moves nothing when a write fails: {}", in_force.name, in_force.why);
     let next = format!("remap-guardian policy show --set {}", set.name);

@@ -97,10 +97,14 @@ impl SetState {
         if quiet {
             return Vec::new();
         }
-        if self.cases.values().filter(|case| case.stage == Stage::Probing).count() >= MOST_PROBES {
+        if self.looks_under_way() >= MOST_PROBES {
             return vec![Effect::Record(self.error_entry(now, &failed, Vec::new()))];
         }
         self.look_closer(now, self.fault(Member::Main, Op::Read, extent, failed.error.class, now), recorded(), false, next_case)
+    }
+
+    fn looks_under_way(&self) -> usize {
+        self.cases.values().filter(|case| case.stage == Stage::Probing).count()
     }
 
     /// An application's read waits. What another look may show to read is looked at; what has been shown not to gets its error.
@@ -110,7 +114,7 @@ impl SetState {
         // Which blocks to look at, and whether they were lately.
         let mut parts: [Vec<Extent>; 2] = Default::default();
         self.looks.retain(|_, looks| looks.is_fresh(now));
-        let probes = self.cases.values().filter(|case| case.stage == Stage::Probing).count();
+        let probes = self.looks_under_way();
         // Whoever is about to move a block tries again what waits there, or gives it its error.
         for part in self.new_parts(fault, &mut effects) {
             for piece in pieces(part, block, block) {

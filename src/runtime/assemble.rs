@@ -390,8 +390,8 @@ fn take_device(
         return Ok(Taken { target, watcher, adopted: None, from: From { since: 1, held_since: 1 }, care });
     }
     let mut mended = loaded.mended;
-    let from = From { since: seen.next(desc.id, target.instance()), held_since: 0 };
-    let before = target.errors(from.since).map_err(|fault| text(&fault))?;
+    let since = seen.next(desc.id, target.instance());
+    let before = target.errors(since).map_err(|fault| text(&fault))?;
     let told_late = |record: &&TargetError| {
         let is_news = !matches!(record.kind, TargetErrorKind::Held | TargetErrorKind::Healed);
         is_news && record.seq < loaded.next_error
@@ -401,7 +401,7 @@ fn take_device(
         count => mended.push(format!("{count} error records were not read before this run: what they say follows")),
     }
     // What is held by now tells of itself anew, and what was healed since it was held must not be cured by its old word.
-    let from = From { held_since: before.next.max(loaded.next_error), ..from };
+    let from = From { since, held_since: before.next.max(loaded.next_error) };
     reconcile::try_held_again(&target, desc)?;
     Ok(Taken { target, watcher, adopted: Some(mended), from, care })
 }

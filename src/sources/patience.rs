@@ -1,5 +1,6 @@
 //! How long a drive tries to read or write a sector, and how long the kernel waits for it.
 
+use super::smart::reading::{is_asleep, messages};
 use super::tool::{PROBE_TIME, run};
 use serde_json::Value;
 use std::path::Path;
@@ -39,9 +40,7 @@ pub fn of(disk: &str) -> Result<Option<Patience>, String> {
     command.env("LC_ALL", "C").args(["--json=c", "-n", "standby", "-i", "-l", "scterc", "--"]).arg(format!("/dev/{disk}"));
     let output = run(&mut command, PROBE_TIME).map_err(|why| format!("smartctl {why}"))?;
     let answer: Value = serde_json::from_slice(&output.stdout).map_err(|error| format!("smartctl: {error}"))?;
-    let messages =
-        answer["smartctl"]["messages"].as_array().into_iter().flatten().filter_map(|message| message["string"].as_str());
-    if messages.into_iter().any(|text| text.contains("STANDBY") || text.contains("SLEEP")) {
+    if is_asleep(&messages(&answer)) {
         return Err("it sleeps, and was not woken to ask how long it tries".into());
     }
     let seconds = std::fs::read_to_string(Path::new("/sys/block").join(disk).join("device/timeout"));

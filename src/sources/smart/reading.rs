@@ -139,10 +139,8 @@ pub fn parse(stdout: &[u8], code: Option<i32>) -> Result<SmartReading, SmartErro
     let bits = ExitBits(u8::try_from(code & 0xff).unwrap_or(u8::MAX));
     let messages = messages(&value);
     if bits.0 & 0x03 != 0 {
-        // “Device is in STANDBY mode, exit(2)”, or SLEEP; the same bit as a device that does not open.
-        let asleep = messages.iter().any(|text| text.contains("STANDBY") || text.contains("SLEEP"));
         let why = || if messages.is_empty() { bits.words().join(", ") } else { messages.join("; ") };
-        return Err(if asleep { SmartError::Asleep } else { SmartError::Refused(why()) });
+        return Err(if is_asleep(&messages) { SmartError::Asleep } else { SmartError::Refused(why()) });
     }
     Ok(SmartReading {
         serial: value.get("serial_number").and_then(Value::as_str).map(|text| clip(text, 64)),
@@ -166,10 +164,15 @@ fn clip(text: &str, chars: usize) -> String {
     text.chars().filter(|c| !c.is_control()).take(chars).collect()
 }
 
-fn messages(value: &Value) -> Vec<String> {
+pub(in crate::sources) fn messages(value: &Value) -> Vec<String> {
     let list = value.pointer("/smartctl/messages").and_then(Value::as_array);
     let texts = list.into_iter().flatten().filter_map(|message| message.get("string")?.as_str());
     texts.take(8).map(|text| clip(text, 200)).collect()
+}
+
+/// “Device is in STANDBY mode, exit(2)”, or SLEEP; the same bit of the exit status as of a device that does not open.
+pub(in crate::sources) fn is_asleep(messages: &[String]) -> bool {
+    messages.iter().any(|text| text.contains("STANDBY") || text.contains("SLEEP"))
 }
 
 /// A count: a number, or a number in text (smartctl prints what JSON cannot hold beside it, as `…_s`).
